@@ -117,6 +117,11 @@ def load_profile(name: str) -> Profile:
     return _load(PROFILES / f"{name}.yaml", Profile)
 
 
+def profile_names() -> list[str]:
+    """The names of all profiles, sorted."""
+    return sorted(path.stem for path in PROFILES.glob("*.yaml"))
+
+
 def check(study: Study, profile: Profile) -> None:
     """The rules between `params.yaml` and the profile.
 
