@@ -1,0 +1,1 @@
+"""Modules: no data, no loss."""

@@ -1,0 +1,232 @@
+"""The one training loop. What differs between trainers is the objective, the parameter groups and the batches."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from stages.artifacts import BadInput
+from stages.sections import Precision
+from stages.training import checkpoint
+from stages.training.runtime import Runtime
+
+Batch = dict[str, torch.Tensor]
+Objective = Callable[[Any, Batch], Mapping[str, torch.Tensor]]
+Batches = Callable[[int, range], Batch]
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
+
+MAX_LOSS_ROWS = 200
+"""Rows of the loss curve, each a mean over the steps since the row before."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many steps of what size, and when to look."""
+
+    num_steps: int
+    """Optimizer steps."""
+    batch_size: int
+    """Rows of the global batch, over all processes and micro-batches."""
+    micro_batch_size: int
+    """Rows per process and forward pass, at most."""
+    schedule: Callable[[int], float]
+    """The learning rate of a step."""
+    evaluate_every_steps: int
+    """Steps between two evaluations; the last step always has one."""
+    precision: Precision
+    """Of the forward pass."""
+    clip_norm: float | None
+    """Largest global gradient norm."""
+    save_every_seconds: float
+    """About how much work a kill may lose; evaluations are saved always."""
+    select: tuple[str, ...]
+    """Keys of the evaluation for which the best weights are kept; higher is better."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation of one kind."""
+
+    step: int
+    """Steps done; of equal scores the earliest."""
+    score: float
+    """What was selected on."""
+    state_dict: dict[str, torch.Tensor]
+    """The weights at that step, copied to the CPU."""
+
+
+@dataclass
+class FitResult:
+    """What training leaves behind beside the weights in the network."""
+
+    best: dict[str, Best] = field(default_factory=dict)
+    """Per key of `Plan.select`."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Rows of {"step": steps done, "lr", the objective's values as means since the row before, evaluations}."""
+
+
+def fit(
+    network: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    runtime: Runtime,
+    scratch: Path,
+    evaluate: Evaluate | None,
+) -> FitResult:
+    """Trains `network` in place, going on from `scratch` where an earlier call was killed, to the same bits.
+
+    Any split into processes and micro-batches gives the mean loss over the global batch and its gradient. Everything
+    random is a function of the seed and the step, so a checkpoint holds weights, optimizer, history and best weights.
+    State that should live along (an exponential moving average, updated by `optimizer.register_step_post_hook`)
+    belongs into `optimizer.state[parameter]`, which is checkpointed.
+
+    Args:
+        network: on the runtime's device already.
+        objective: `(network, rows of a batch)` to {"loss": mean over the rows, ...}, all scalars. It calls `network`
+            itself, not its parts: with several processes it is wrapped. Runs under the runtime's autocast.
+        batches: a pure function of the step and of positions in its global batch.
+        optimizer: its groups may carry a `rate_scale`, a factor on the schedule's learning rate.
+        plan: sizes and times.
+        runtime: device and processes.
+        scratch: folder of the checkpoint, this loop's alone.
+        evaluate: `(network in eval mode, steps done)` to scores, without gradients; every process calls it and must
+            get the same. None where there is nothing to evaluate.
+
+    Raises:
+        BadInput: the batch can't be split over the processes, or the loss is not finite.
+    """
+    micro_batches = split_rows(plan, runtime)
+    prepared = runtime.prepare(network)
+    runtime.barrier()  # until rank 0 holds the stage's lock, another run may still write the checkpoint
+    step, result = _resume(scratch, network, optimizer)
+    every = max(1, min(plan.evaluate_every_steps, plan.num_steps // MAX_LOSS_ROWS))
+    pending: list[dict[str, torch.Tensor]] = []
+    saved = time.monotonic()
+    network.train()
+    with tqdm(total=plan.num_steps, initial=step, disable=None if runtime.is_main else True) as progress:
+        while step < plan.num_steps:
+            runtime.seed_step(step)
+            rate = plan.schedule(step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("rate_scale", 1.0)
+            pending.append(_step(prepared, objective, batches, optimizer, plan, runtime, step, micro_batches))
+            step += 1
+            progress.update()
+            is_evaluation = step % plan.evaluate_every_steps == 0 or step == plan.num_steps
+            if not is_evaluation and step % every:
+                continue
+            row = {"step": step, "lr": rate, **_means(pending, step, runtime, scratch)}
+            pending.clear()
+            if is_evaluation and evaluate is not None:
+                row |= _evaluated(network, evaluate, step, plan.select, result)
+            result.history.append(row)
+            progress.set_postfix({key: f"{value:.4g}" for key, value in row.items() if key != "step"}, refresh=False)
+            elapsed = runtime.mean(torch.tensor(time.monotonic() - saved, device=runtime.device))
+            if is_evaluation or float(elapsed) >= plan.save_every_seconds:
+                _save(scratch, network, optimizer, step, result, runtime)
+                saved = time.monotonic()
+    return result
+
+
+def split_rows(plan: Plan, runtime: Runtime) -> list[range]:
+    """This process's micro-batches: positions in the global batch.
+
+    Raises:
+        BadInput: the global batch is no whole number of equal micro-batches.
+    """
+    local, rest = divmod(plan.batch_size, runtime.num_processes)
+    size = min(plan.micro_batch_size, local)
+    if rest or size == 0 or local % size:
+        raise BadInput(
+            f"batch_size: {plan.batch_size} is no whole number of micro-batches of {size} on each of "
+            f"{runtime.num_processes} processes; change the batch, the micro-batch or the processes"
+        )
+    start = runtime.rank * local
+    return [range(first, first + size) for first in range(start, start + local, size)]
+
+
+def _step(
+    prepared: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    runtime: Runtime,
+    step: int,
+    micro_batches: list[range],
+) -> dict[str, torch.Tensor]:
+    """One optimizer step; returns this process's means, detached."""
+    totals: dict[str, torch.Tensor] = {}
+    share = 1 / len(micro_batches)
+    optimizer.zero_grad(set_to_none=True)
+    for index, rows in enumerate(micro_batches):
+        with runtime.accumulate(prepared, index == len(micro_batches) - 1):
+            with runtime.autocast(plan.precision):
+                values = objective(prepared, batches(step, rows))
+            torch.autograd.backward(values["loss"] * share)
+        for key, value in values.items():
+            totals[key] = totals.get(key, 0) + value.detach() * share
+    if plan.clip_norm is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], plan.clip_norm)
+    optimizer.step()
+    return totals
+
+
+def _means(pending: list[dict[str, torch.Tensor]], step: int, runtime: Runtime, scratch: Path) -> dict[str, float]:
+    """Means over the pending steps (of which `step` is the number done) and over processes."""
+    rows = {key: runtime.mean(torch.stack([values[key] for values in pending])).double().cpu() for key in pending[0]}
+    finite = torch.isfinite(rows["loss"])
+    if not bool(finite.all()):
+        first = int(torch.nonzero(~finite)[0])
+        raise BadInput(
+            f"{scratch.name}: the loss became {float(rows['loss'][first])} at step {step - len(pending) + first}; "
+            "lower the learning rate, set clip_norm, or use precision float32"
+        )
+    return {key: float(values.mean()) for key, values in rows.items()}
+
+
+def _evaluated(
+    network: nn.Module, evaluate: Evaluate, step: int, select: tuple[str, ...], result: FitResult
+) -> dict[str, float]:
+    """Scores after `step` steps; keeps the weights where one is the best so far."""
+    network.eval()
+    with torch.no_grad():
+        scores = dict(evaluate(network, step))
+    network.train()
+    for key in select:
+        if math.isnan(scores[key]):
+            raise BadInput(f"{key}: is not a number after {step} steps, so nothing can be selected on it")
+        if key not in result.best or scores[key] > result.best[key].score:
+            result.best[key] = Best(step, scores[key], checkpoint.copy_to_cpu(network))
+    return scores
+
+
+def _save(
+    scratch: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, result: FitResult, runtime: Runtime
+) -> None:
+    if runtime.is_main:
+        state = {
+            "step": step,
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "best": {key: vars(best) for key, best in result.best.items()},
+            "history": result.history,
+        }
+        checkpoint.save(scratch, state)
+
+
+def _resume(scratch: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, FitResult]:
+    state = checkpoint.load(scratch)
+    if state is None:
+        return 0, FitResult()
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"], FitResult({key: Best(**best) for key, best in state["best"].items()}, state["history"])
