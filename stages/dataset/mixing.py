@@ -1,0 +1,56 @@
+"""The draw behind the mixed arm: which images of two sources, at the numbers of one. Never imports torch."""
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from stages.artifacts import BadInput
+from stages.dataset.shards import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawable:
+    """One image that may be drawn."""
+
+    label: int
+    key: bytes
+    """Where it stands in the draw: SHA-256 of seed and image."""
+
+
+def drawables(rows: Iterable[Row], seed: int) -> list[Drawable]:
+    """What can be drawn from a split; holds hashes, not images."""
+    return [Drawable(row.label, hashlib.sha256(b"%d " % seed + row.image).digest()) for row in rows]
+
+
+def quotas(real: Sequence[Drawable], real_fraction: float) -> tuple[dict[int, int], dict[int, int]]:
+    """How many real and how many synthetic images of each label: together as many as there are real ones."""
+    totals = collections.Counter(item.label for item in real)
+    from_real = {label: round(real_fraction * total) for label, total in totals.items()}
+    return from_real, {label: total - from_real[label] for label, total in totals.items()}
+
+
+def draw(items: Sequence[Drawable], counts: dict[int, int], class_names: Sequence[str], origin: str) -> set[int]:
+    """Positions of `counts[label]` items of each label, those with the smallest keys: the order of rows is nothing.
+
+    Raises:
+        BadInput: a label has too few items.
+    """
+    by_label: dict[int, list[tuple[bytes, int]]] = collections.defaultdict(list)
+    for position, item in enumerate(items):
+        by_label[item.label].append((item.key, position))
+    chosen: set[int] = set()
+    for label, count in counts.items():
+        available = by_label[label]
+        if len(available) < count:
+            raise BadInput(
+                f"mix_sources.real_fraction: needs {count} {origin} images of class {class_names[label]}, there are "
+                f"{len(available)}; make more of them or change the fraction"
+            )
+        chosen |= {position for _, position in sorted(available)[:count]}
+    return chosen
+
+
+def select(rows: Iterable[Row], chosen: set[int]) -> Iterator[Row]:
+    """The rows at the chosen positions, in their order."""
+    return (row for position, row in enumerate(rows) if position in chosen)

@@ -1,0 +1,127 @@
+"""Which images are trained on, selected on and judged on: a function of the images' content alone.
+
+Neither the order nor the names of files matter. Duplicates go first: one that lies on both sides of a split is a
+leak. Never imports torch.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+
+from stages.artifacts import BadInput
+from stages.dataset.examples import Collection, Example
+
+
+@dataclasses.dataclass(frozen=True)
+class Duplicates:
+    """How many images were dropped as exact copies, and why."""
+
+    inside_class: int
+    """Copies of an image with the same label, in the same pool; one is kept."""
+    across_pools: int
+    """Images that a pool named earlier (test before real before fake) also has."""
+    across_classes: int
+    """Images that stand under two labels; none is kept, since no one can say which label is right."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Every split, each sorted by content, so that classes are interleaved."""
+
+    train: list[Example]
+    val: list[Example]
+    test: list[Example]
+    fake_train: list[Example]
+    fake_val: list[Example]
+    duplicates: Duplicates
+
+
+def split(found: Collection, val_per_class: int, test_per_class: int, deduplicate: bool) -> Splits:
+    """Splits a data set; the test split that it publishes, if any, is kept as it is (less duplicates).
+
+    Fakes get a validation split of their own, and no more training images of a class than the real arm has: arms are
+    compared at equal numbers.
+
+    Raises:
+        BadInput: a class has too few distinct images to fill its splits and leave one to train on.
+    """
+    pools, duplicates = [found.real_test, found.real, found.fake], Duplicates(0, 0, 0)
+    if deduplicate:
+        pools, duplicates = drop_duplicates(pools)
+    published, real, fake = pools
+    names = found.class_names
+    if found.real_test:
+        val, train = cut(real, names, {"val_per_class": val_per_class})
+        test = sorted(published, key=_by_content)
+    else:
+        val, test, train = cut(real, names, {"val_per_class": val_per_class, "test_per_class": test_per_class})
+    fake_val, fake_train = cut(fake, names, {"val_per_class": val_per_class}) if found.fake else ([], [])
+    return Splits(train, val, test, limit(fake_train, per_class(train, len(names))), fake_val, duplicates)
+
+
+def drop_duplicates(pools: list[list[Example]]) -> tuple[list[list[Example]], Duplicates]:
+    """Keeps one of each group of equal images: in the first pool that has it, or none if its labels differ."""
+    labels: dict[str, set[int]] = collections.defaultdict(set)
+    for example in (example for pool in pools for example in pool):
+        labels[example.content].add(example.label)
+    kept: list[list[Example]] = []
+    owner: dict[str, int] = {}
+    counts = collections.Counter[str]()
+    for index, pool in enumerate(pools):
+        kept.append([])
+        for example in sorted(pool, key=_by_content):
+            if len(labels[example.content]) > 1:
+                counts["across_classes"] += 1
+            elif example.content not in owner:
+                owner[example.content] = index
+                kept[-1].append(example)
+            else:
+                counts["inside_class" if owner[example.content] == index else "across_pools"] += 1
+    return kept, Duplicates(counts["inside_class"], counts["across_pools"], counts["across_classes"])
+
+
+def cut(pool: list[Example], class_names: tuple[str, ...], sizes: dict[str, int]) -> list[list[Example]]:
+    """Cuts a pool, class by class in the order of content, into parts of `sizes` images per class and the rest.
+
+    Raises:
+        BadInput: a class would have nothing left; the line names the class and the settings (keys of `sizes`).
+    """
+    parts: list[list[Example]] = [[] for _ in range(len(sizes) + 1)]
+    by_label: dict[int, list[Example]] = collections.defaultdict(list)
+    for example in sorted(pool, key=_by_content):
+        by_label[example.label].append(example)
+    for label, name in enumerate(class_names):
+        examples = by_label[label]
+        if len(examples) <= sum(sizes.values()):
+            asked = " + ".join(f"{count} ({key})" for key, count in sizes.items())
+            raise BadInput(
+                f"fetch_data: class {name} has {len(examples)} distinct images, but {asked} + at least 1 to train on "
+                "are asked for; add images or lower the settings"
+            )
+        start = 0
+        for part, count in zip(parts, [*sizes.values(), len(examples)], strict=True):
+            part += examples[start : start + count]
+            start += count
+    return [sorted(part, key=_by_content) for part in parts]
+
+
+def limit(examples: list[Example], counts: list[int]) -> list[Example]:
+    """The first `counts[label]` examples of each label."""
+    left = list(counts)
+    taken = []
+    for example in examples:
+        if left[example.label] > 0:
+            left[example.label] -= 1
+            taken.append(example)
+    return taken
+
+
+def per_class(examples: Iterable[Example], num_classes: int) -> list[int]:
+    """The number of examples of each label."""
+    counts = collections.Counter(example.label for example in examples)
+    return [counts[label] for label in range(num_classes)]
+
+
+def _by_content(example: Example) -> tuple[str, int, bytes]:
+    """A sort key that depends on nothing but the image and its label."""
+    return example.content, example.label, example.image
