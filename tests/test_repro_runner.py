@@ -1,0 +1,151 @@
+"""tools/repro.py on a small repository of shell stages: order, side by side, failure, second run, interruption."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+RUNNER = Path(__file__).parent.parent / "tools" / "repro.py"
+
+# left and right each wait for a sign of the other, so they end well only if they run at the same time. wide stands
+# after both: nothing may run beside it, although late could.
+PIPELINE = """
+stages:
+  first:
+    cmd: cat source > first
+    deps: [source]
+    outs: [first]
+  left:
+    cmd: touch left.sign; timeout 60 sh -c 'until test -e right.sign; do sleep 0.05; done' && cat first > left
+    deps: [first]
+    outs: [left]
+  right:
+    cmd: touch right.sign; timeout 60 sh -c 'until test -e left.sign; do sleep 0.05; done' && wc -c < first > right
+    deps: [first]
+    outs: [right]
+  wide:
+    cmd: touch wide.sign; sleep 1; cat left right > wide; rm wide.sign
+    deps: [left, right]
+    outs: [wide]
+    meta: {slots: all}
+  last:
+    cmd: cat wide > last; echo "said by last"
+    deps: [wide]
+    outs: [last]
+  late:
+    cmd: test ! -e wide.sign && cat right > late
+    deps: [right]
+    outs: [late]
+"""
+
+
+def dvc(folder: Path, *args: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "dvc", *args], cwd=folder, check=True, capture_output=True, text=True
+    ).stdout
+
+
+def repro(folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(RUNNER), "--jobs", "2"], cwd=folder, capture_output=True, text=True, timeout=120
+    )
+
+
+def is_running(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def started(run: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.split()[0] for line in run.stdout.splitlines() if "| Running stage" in line]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "source").write_text("abc\n")
+    dvc(tmp_path, "init", "--no-scm", "--quiet")
+    return tmp_path
+
+
+@pytest.mark.dvc
+def test_stages_run_side_by_side_in_order_and_only_when_stale(repository: Path) -> None:
+    run = repro(repository)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert set(started(run)) == {"first", "left", "right", "wide", "last", "late"}
+    assert started(run)[0] == "first"
+    assert started(run).index("wide") < started(run).index("last")
+    assert (repository / "last").read_text() == "abc\n4\n"
+    assert "last  | said by last" in run.stdout
+    assert "up to date" in dvc(repository, "status")
+
+    again = repro(repository)
+    assert again.returncode == 0
+    assert started(again) == []
+    assert again.stdout == "All 6 stages are up to date.\n"
+
+    # Same length: right is run again and comes out the same, so late, which reads nothing else, is not even started.
+    (repository / "source").write_text("xyz\n")
+    edited = repro(repository)
+    assert edited.returncode == 0, edited.stdout + edited.stderr
+    assert set(started(edited)) == {"first", "left", "right", "wide", "last"}
+    assert (repository / "last").read_text() == "xyz\n4\n"
+
+    # What ran before comes back from DVC's run cache.
+    (repository / "source").write_text("abc\n")
+    (repository / "left.sign").unlink()
+    (repository / "right.sign").unlink()
+    assert repro(repository).returncode == 0
+    assert not (repository / "left.sign").exists()
+    assert (repository / "last").read_text() == "abc\n4\n"
+
+
+@pytest.mark.dvc
+def test_a_failing_stage_ends_the_run_with_its_words(repository: Path) -> None:
+    text = PIPELINE.replace("cat first > left", "echo 'no such digit' >&2; exit 3")
+    (repository / "dvc.yaml").write_text(text)
+    run = repro(repository)
+    assert run.returncode == 1
+    assert "wide" not in started(run)
+    assert "left failed" in run.stderr
+    assert "no such digit" in run.stderr
+    assert (repository / "right").exists(), "a stage that was running is let run to its end"
+
+    (repository / "dvc.yaml").write_text(PIPELINE)
+    mended = repro(repository)
+    assert mended.returncode == 0, mended.stdout + mended.stderr
+    assert "first" not in started(mended)
+
+
+@pytest.mark.dvc
+def test_ctrl_c_takes_the_running_stages_down(repository: Path) -> None:
+    (repository / "dvc.yaml").write_text("stages: {long: {cmd: 'echo $$ > pid; exec sleep 300', outs: [out]}}\n")
+    with subprocess.Popen(
+        [sys.executable, str(RUNNER)], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as runner:
+        pid = repository / "pid"
+        deadline = time.monotonic() + 60
+        while not (pid.exists() and pid.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        stage = int(pid.read_text())
+        runner.send_signal(signal.SIGINT)
+        output = runner.communicate(timeout=60)[0]
+    assert runner.returncode == 130
+    assert "Stopped" in output
+    assert "Traceback" not in output
+    deadline = time.monotonic() + 10
+    while is_running(stage) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(stage)
+
+
+@pytest.mark.dvc
+def test_a_broken_pipeline_file_is_named(repository: Path) -> None:
+    (repository / "dvc.yaml").write_text("stages: {a: {cmd: 'true', dep: [x]}}\n")
+    run = repro(repository)
+    assert run.returncode != 0
+    assert "stages -> a -> dep, line 1" in run.stdout + run.stderr
+    assert "Traceback" not in run.stdout + run.stderr
