@@ -357,6 +357,41 @@ class Evaluate(Section):
     """Of every interval."""
 
 
+class Neighbors(Section):
+    """Classification by nearest neighbours."""
+
+    num_neighbors: Count
+    """Train images that vote (k)."""
+    temperature: Positive
+    """Of the votes, exp(cosine similarity / temperature)."""
+
+
+class FewShot(Section):
+    """Classification in episodes of few labelled images."""
+
+    num_ways: Annotated[int, Field(ge=2)]
+    """Classes of an episode."""
+    num_shots: Count
+    """Labelled images per class."""
+    num_queries: Count
+    """Images per class to classify."""
+    num_episodes: Count
+    """Episodes; the interval is over them."""
+
+
+class LinearHeads(Section):
+    """Linear heads trained by SGD, chosen on the real val split."""
+
+    base_learning_rates: Annotated[list[Positive], Field(min_length=1)]
+    """One head each; times batch_size / 256, by a half cosine to zero."""
+    num_epochs: Count
+    """Passes over the train features."""
+    batch_size: Count
+    """Images per step."""
+    batch_norm: bool
+    """Normalise features by batch norm without parameters before the heads."""
+
+
 class ProbeEncoder(Section):
     """`probe_encoder`."""
 
