@@ -19,7 +19,7 @@ class Duplicates:
     inside_class: int
     """Copies of an image with the same label, in the same pool; one is kept."""
     across_pools: int
-    """Images that a pool named earlier (test before real before fake) also has."""
+    """Images that a pool named earlier (real, its published test, fakes, theirs) also has."""
     across_classes: int
     """Images that stand under two labels; none is kept, since no one can say which label is right."""
 
@@ -33,30 +33,33 @@ class Splits:
     test: list[Example]
     fake_train: list[Example]
     fake_val: list[Example]
+    fake_test: list[Example]
     duplicates: Duplicates
 
 
-def split(found: Collection, val_per_class: int, test_per_class: int, deduplicate: bool) -> Splits:
-    """Splits a data set; the test split that it publishes, if any, is kept as it is (less duplicates).
+def split(
+    found: Collection, val_per_class: int, test_per_class: int, deduplicate: bool, train_per_class: int | None = None
+) -> Splits:
+    """Splits a data set; a test split that it publishes is kept as it is (less duplicates).
 
     Fakes get a validation split of their own, and no more training images of a class than the real arm has: arms are
-    compared at equal numbers.
+    compared at equal numbers. Budgets are nested: a smaller `train_per_class` takes the first images of a larger one.
 
     Raises:
-        BadInput: a class has too few distinct images to fill its splits and leave one to train on.
+        BadInput: a class has too few distinct images to fill its splits and leave `train_per_class` to train on.
     """
-    pools, duplicates = [found.real_test, found.real, found.fake], Duplicates(0, 0, 0)
+    pools, duplicates = [found.real, found.real_test, found.fake, found.fake_test], Duplicates(0, 0, 0)
     if deduplicate:
         pools, duplicates = drop_duplicates(pools)
-    published, real, fake = pools
+    real, published, fake, fake_test = (sorted(pool, key=_by_content) for pool in pools)
     names = found.class_names
-    if found.real_test:
-        val, train = cut(real, names, {"val_per_class": val_per_class})
-        test = sorted(published, key=_by_content)
-    else:
-        val, test, train = cut(real, names, {"val_per_class": val_per_class, "test_per_class": test_per_class})
-    fake_val, fake_train = cut(fake, names, {"val_per_class": val_per_class}) if found.fake else ([], [])
-    return Splits(train, val, test, limit(fake_train, per_class(train, len(names))), fake_val, duplicates)
+    held_out = {"val_per_class": val_per_class} | ({} if found.real_test else {"test_per_class": test_per_class})
+    val, *tests, train = cut(real, names, held_out, train_per_class)
+    fake_val, fake_train = [], []
+    if found.fake:
+        fake_val, fake_train = cut(fake, names, {"val_per_class": val_per_class}, train_per_class)
+        fake_train = limit(fake_train, per_class(train, len(names)))
+    return Splits(train, val, tests[0] if tests else published, fake_train, fake_val, fake_test, duplicates)
 
 
 def drop_duplicates(pools: list[list[Example]]) -> tuple[list[list[Example]], Duplicates]:
@@ -80,11 +83,15 @@ def drop_duplicates(pools: list[list[Example]]) -> tuple[list[list[Example]], Du
     return kept, Duplicates(counts["inside_class"], counts["across_pools"], counts["across_classes"])
 
 
-def cut(pool: list[Example], class_names: tuple[str, ...], sizes: dict[str, int]) -> list[list[Example]]:
-    """Cuts a pool, class by class in the order of content, into parts of `sizes` images per class and the rest.
+def cut(
+    pool: list[Example], class_names: tuple[str, ...], sizes: dict[str, int], train_per_class: int | None = None
+) -> list[list[Example]]:
+    """Cuts a pool, class by class in the order of content, into parts of `sizes` images per class and a train part.
+
+    The train part has `train_per_class` images of each class, or all that are left for None.
 
     Raises:
-        BadInput: a class would have nothing left; the line names the class and the settings (keys of `sizes`).
+        BadInput: a class has too few left; the line names the class and the settings (keys of `sizes`).
     """
     parts: list[list[Example]] = [[] for _ in range(len(sizes) + 1)]
     by_label: dict[int, list[Example]] = collections.defaultdict(list)
@@ -92,14 +99,15 @@ def cut(pool: list[Example], class_names: tuple[str, ...], sizes: dict[str, int]
         by_label[example.label].append(example)
     for label, name in enumerate(class_names):
         examples = by_label[label]
-        if len(examples) <= sum(sizes.values()):
+        if len(examples) < sum(sizes.values()) + (train_per_class or 1):
             asked = " + ".join(f"{count} ({key})" for key, count in sizes.items())
+            wanted = f"{train_per_class} (train_per_class)" if train_per_class else "at least 1"
             raise BadInput(
-                f"fetch_data: class {name} has {len(examples)} distinct images, but {asked} + at least 1 to train on "
+                f"fetch_data: class {name} has {len(examples)} distinct images, but {asked} + {wanted} to train on "
                 "are asked for; add images or lower the settings"
             )
         start = 0
-        for part, count in zip(parts, [*sizes.values(), len(examples)], strict=True):
+        for part, count in zip(parts, [*sizes.values(), train_per_class or len(examples)], strict=True):
             part += examples[start : start + count]
             start += count
     return [sorted(part, key=_by_content) for part in parts]
