@@ -20,7 +20,7 @@ def encode(image: Image.Image, codec: Codec) -> bytes:
     stream = io.BytesIO()
     match codec.format:
         case "png":
-            image.save(stream, "PNG", compress_level=9)
+            image.save(stream, "PNG", compress_level=6)
         case "jpeg":
             image.save(stream, "JPEG", quality=codec.quality, subsampling="4:2:0")
         case _ as never:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from stages.artifacts import BadInput
 from stages.dataset import examples
@@ -20,10 +21,10 @@ def read(root: Path, image_size: int, form: Codec) -> examples.Collection:
         BadInput: `root` is no folder or has fewer than two classes, a class has no image, an image is unreadable.
     """
     files, num_ignored = find_images(root)
+    labelled = [(path, label) for label, paths in enumerate(files.values()) for path in paths]
     real = [
         examples.from_image(load(path), label, image_size, form)
-        for label, paths in enumerate(files.values())
-        for path in paths
+        for path, label in tqdm(labelled, desc=f"read {root}", unit="image", disable=None)
     ]
     return examples.Collection(tuple(files), real, num_ignored=num_ignored)
 
