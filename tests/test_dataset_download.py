@@ -139,6 +139,14 @@ def test_killed_between_the_last_byte_and_the_renaming(server, tmp_path):
     assert fetch(server, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_download_that_was_finished_before_is_taken(server, tmp_path):
+    first = fetch(server, tmp_path).stat()
+    assert fetch(server, tmp_path).stat().st_mtime_ns == first.st_mtime_ns
+    assert len(server.requests) == 1
+    (tmp_path / "archive").write_bytes(b"something else")
+    assert fetch(server, tmp_path).read_bytes() == CONTENT
+
+
 def test_a_wrong_checksum_is_refused_and_deleted(server, tmp_path):
     with pytest.raises(DownloadError, match=f"SHA-256 is {SHA256}, not 000"):
         fetch(server, tmp_path, "0" * 64)
@@ -222,7 +230,7 @@ def test_kaggle_by_kagglehub_with_the_users_token(status, monkeypatch, tmp_path,
         if status == 200:
             folder = obtain(published, tmp_path / "scratch")
             assert (folder / "train/REAL/0000.jpg").read_bytes() == b"x"
-            assert folder.is_relative_to(tmp_path / "scratch")
+            assert folder.is_relative_to(tmp_path / "cache")
         else:
             with pytest.raises(BadInput, match="Kaggle: ") as caught:
                 obtain(published, tmp_path / "scratch")
@@ -230,5 +238,6 @@ def test_kaggle_by_kagglehub_with_the_users_token(status, monkeypatch, tmp_path,
     assert any(server.tokens), "the user's token was sent"
     out = capfd.readouterr()
     assert "not-for-logs" not in out.out + out.err + caplog.text
-    kept = [p for p in (tmp_path / "scratch").rglob("*") if p.is_file()]
+    kept = [p for p in tmp_path.rglob("*") if p.is_file()]
+    assert bool(kept)
     assert all(b"not-for-logs" not in p.read_bytes() for p in kept)

@@ -51,17 +51,17 @@ def obtain(published: Published, folder: Path) -> Path:
 
     Args:
         published: where to look.
-        folder: kept between tries, for what has arrived so far.
+        folder: kept between tries, for what has arrived from the authors so far.
 
     Returns:
-        An archive or a folder, inside `folder`.
+        The archive, in `folder`, or the folder of kagglehub's own cache.
 
     Raises:
         BadInput: neither works; the line says why, and names every way to the data.
     """
     ways: dict[str, Callable[[], Path]] = {}
     if handle := published.kaggle:
-        ways["Kaggle"] = lambda: _from_kaggle(handle, folder / "kaggle")
+        ways["Kaggle"] = lambda: _from_kaggle(handle)
     if url := published.url:
         ways["the authors' repository"] = lambda: download(url, folder / "archive", published.sha256)
     problems = []
@@ -79,14 +79,14 @@ def obtain(published: Published, folder: Path) -> Path:
     )
 
 
-def _from_kaggle(handle: str, folder: Path) -> Path:
-    """Kaggle's copy, unpacked by kagglehub."""
+def _from_kaggle(handle: str) -> Path:
+    """Kaggle's copy, unpacked by kagglehub into its own cache, where it also resumes."""
     try:
         import kagglehub
     except ImportError:
         raise DownloadError("kagglehub is not installed") from None
     try:
-        return Path(kagglehub.dataset_download(handle, output_dir=str(folder)))
+        return Path(kagglehub.dataset_download(handle))
     except Exception as error:
         # Its text may hold a signed address; the kind is enough to know what to do.
         raise DownloadError(type(error).__name__) from None
@@ -107,6 +107,8 @@ def download(url: str, target: Path, sha256: str | None, pause_seconds: float = 
     Raises:
         DownloadError: no answer, a refusal, a web page, too many bytes, or the wrong checksum.
     """
+    if target.exists() and (sha256 is None or _sha256(target) == sha256):
+        return target  # an earlier start got this far
     partial = target.with_name(f"{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     idle = 0
@@ -122,12 +124,9 @@ def download(url: str, target: Path, sha256: str | None, pause_seconds: float = 
         if idle == _IDLE_ATTEMPTS:
             raise DownloadError(f"{problem}, {idle} times in a row; start again to go on from {_size(partial)} bytes")
         time.sleep(pause_seconds * 2**idle)
-    if sha256 is not None:
-        with partial.open("rb") as stream:
-            found = hashlib.file_digest(stream, "sha256").hexdigest()
-        if found != sha256:
-            _forget(partial)
-            raise DownloadError(f"the download's SHA-256 is {found}, not {sha256}; it was deleted")
+    if sha256 is not None and (found := _sha256(partial)) != sha256:
+        _forget(partial)
+        raise DownloadError(f"the download's SHA-256 is {found}, not {sha256}; it was deleted")
     partial.replace(target)
     _forget(partial)
     return target
@@ -190,6 +189,11 @@ def _validator(partial: Path) -> str | None:
         note = json.loads(_notes(partial).read_bytes())
         return note if isinstance(note, str) else None
     return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _size(path: Path) -> int:
