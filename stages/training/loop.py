@@ -5,22 +5,24 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
 from tqdm import tqdm
 
 from stages.artifacts import BadInput
-from stages.sections import Precision
+from stages.sections import Optimization, Precision
 from stages.training import checkpoint
 from stages.training.runtime import Runtime
+from stages.training.schedule import warmup_cosine
 
 Batch = dict[str, torch.Tensor]
 Objective = Callable[[Any, Batch], Mapping[str, torch.Tensor]]
 Batches = Callable[[int, range], Batch]
 Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 
+SAVE_EVERY_SECONDS = 30.0
 MAX_LOSS_ROWS = 200
 """Rows of the loss curve, each a mean over the steps since the row before."""
 
@@ -47,6 +49,23 @@ class Plan:
     """About how much work a kill may lose; evaluations are saved always."""
     select: tuple[str, ...]
     """Keys of the evaluation for which the best weights are kept; higher is better."""
+
+    @classmethod
+    def of(cls, settings: Optimization, select: tuple[str, ...]) -> Self:
+        """The plan of a profile's `optimization` section: linear warmup, then half a cosine."""
+        return cls(
+            num_steps=settings.num_steps,
+            batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size,
+            schedule=warmup_cosine(
+                settings.learning_rate, settings.min_learning_rate, settings.warmup_steps, settings.num_steps
+            ),
+            evaluate_every_steps=settings.evaluate_every_steps,
+            precision=settings.precision,
+            clip_norm=settings.clip_norm,
+            save_every_seconds=SAVE_EVERY_SECONDS,
+            select=select,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,8 +104,8 @@ def fit(
 
     Any split into processes and micro-batches gives the mean loss over the global batch and its gradient. Everything
     random is a function of the seed and the step, so a checkpoint holds weights, optimizer, history and best weights.
-    State that should live along (an exponential moving average, updated by `optimizer.register_step_post_hook`)
-    belongs into `optimizer.state[parameter]`, which is checkpointed.
+    State that should live along, such as a moving average that `optimizer.register_step_post_hook` updates, belongs
+    into `optimizer.state[parameter]` or into buffers of `network`: both are in the checkpoint.
 
     Args:
         network: on the runtime's device already.

@@ -1,0 +1,65 @@
+"""The CNNs that are trained from scratch."""
+
+import itertools
+from typing import assert_never
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from stages.networks.batchnorm import GroupBatchNorm2d
+from stages.networks.resnet import ResNet9
+from stages.sections import Cnn
+
+DENSE_WIDTHS = (256, 128)
+
+
+class Apai3010(nn.Module):
+    """The CNN of the apai3010 study: 3 x [convolution, ReLU, max pooling, batch norm], then three dense layers.
+
+    185,098 parameters at 32 channels, 32 pixels and 10 classes, as in its released weights.
+    """
+
+    def __init__(self, width: int, norm_group: int, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(inputs, width, 3, padding=1) for inputs in (3, width, width))
+        self.norms = nn.ModuleList(GroupBatchNorm2d(width, norm_group) for _ in range(3))
+        widths = (width * (image_size // 8) ** 2, *DENSE_WIDTHS, num_classes)
+        self.dense = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] to logits (B, classes)."""
+        maps = images
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            maps = norm(F.max_pool2d(F.relu(conv(maps)), 2))
+        features = maps.flatten(1)
+        for layer in list(self.dense)[:-1]:
+            features = F.relu(layer(features))
+        logits: torch.Tensor = self.dense[-1](features)
+        return logits
+
+
+def build(settings: Cnn, num_classes: int, image_size: int) -> nn.Module:
+    """A freshly initialised CNN from images (B, 3, image_size, image_size) in [-1, 1] to logits (B, num_classes).
+
+    Its memory format is channels last, in which convolutions cost half on CPUs and on GPUs with tensor cores.
+
+    Args:
+        settings: which network, its width, and the images per batch-norm group.
+        num_classes: outputs.
+        image_size: side in pixels, a multiple of 8: both networks halve it three times.
+
+    Raises:
+        ValueError: `image_size` is no multiple of 8.
+    """
+    if image_size % 8:
+        raise ValueError(f"image_size: {image_size} is no multiple of 8")
+    network: nn.Module
+    match settings.name:
+        case "apai3010":
+            network = Apai3010(settings.width, settings.norm_group, num_classes, image_size)
+        case "resnet":
+            network = ResNet9(settings.width, settings.norm_group, num_classes)
+        case _:
+            assert_never(settings.name)
+    return network.to(memory_format=torch.channels_last)
