@@ -1,0 +1,65 @@
+"""The multi-positive contrastive loss of StableRep, of which SimCLR and SupCon are special cases."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+Gather = Callable[[torch.Tensor], torch.Tensor]
+"""Concatenates a tensor's shares from all processes in rank order; differentiable; the identity for one process."""
+
+
+def multi_positive_loss(
+    features: torch.Tensor, keys: torch.Tensor, temperature: float, gather: Gather, rank: int
+) -> dict[str, torch.Tensor]:
+    """Cross-entropy between the positives p and the softmax over similarities q (StableRep, eq. 1-3).
+
+    For anchor a and every other image b of the global batch, q(b) = exp(a.b / tau) / sum_b' exp(a.b' / tau) with
+    L2-normalised features, and p is uniform over those b whose key equals a's; the anchor itself is in neither. An
+    anchor without a positive counts with loss 0, as in the released code.
+
+    Keys decide the method: one per image with two crops of each is SimCLR (NT-Xent), the class is SupCon (L_out), the
+    caption is StableRep. The mean over this process's anchors is returned: summed by the gather's backward and averaged
+    over processes by DDP, its gradient is that of the mean over the global batch.
+
+    Args:
+        features: float (B, D), this process's share; any scale.
+        keys: int64 (B,); equal keys are positives.
+        temperature: tau.
+        gather: see `Gather`; shares must be of equal size.
+        rank: this process's place in the gathered batch.
+
+    Returns:
+        `loss`, a scalar, and `divergence`, KL(p || q) = loss - H(p): the loss is never below H(p), the log of the
+        number of positives, so only the divergence compares between numbers of images per caption.
+    """
+    features = F.normalize(features, dim=1)
+    candidates, candidate_keys = gather(features), gather(keys)
+    anchors = torch.arange(len(features), device=features.device)
+    itself = torch.zeros(len(features), len(candidates), dtype=torch.bool, device=features.device)
+    itself[anchors, anchors + rank * len(features)] = True
+
+    logits = features @ candidates.T / temperature
+    log_q = logits - logits.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
+    positive = ((keys[:, None] == candidate_keys[None, :]) & ~itself).to(logits.dtype)
+    num_positives = positive.sum(dim=1).clamp(min=1)
+    loss = -((positive * log_q).sum(dim=1) / num_positives).mean()
+    return {"loss": loss, "divergence": (loss - num_positives.log().mean()).detach()}
+
+
+def contrastive_objective(
+    temperature: float, gather: Gather, rank: int
+) -> Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
+    """An objective for `fit`: batches hold `images` (B, 3, H, W) and `keys` (B,), the network maps images to features.
+
+    The loss is taken outside autocast, in float32 at least: bfloat16 would round away what exp(a.b / tau) compares.
+    """
+
+    def objective(network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        features: torch.Tensor = network(batch["images"])
+        with torch.autocast(features.device.type, enabled=False):
+            features = features if features.dtype == torch.float64 else features.float()
+            return multi_positive_loss(features, batch["keys"], temperature, gather, rank)
+
+    return objective
