@@ -135,15 +135,23 @@ def jitter(pixels: torch.Tensor, u: Draws, settings: Augmentation, order: tuple[
         change = (2 * u[name] - 1) * strengths[name] * chosen
         match name:
             case "brightness":
-                pixels = pixels.mul_(_per_image(1 + change)).clamp_(0, 1)
+                pixels = blend(pixels, None, 1 + change)
             case "contrast":
-                mean = gray(pixels).mean((1, 2, 3), keepdim=True)
-                pixels = torch.lerp(mean, pixels, _per_image(1 + change)).clamp_(0, 1)
+                pixels = blend(pixels, gray(pixels).mean((1, 2, 3), keepdim=True), 1 + change)
             case "saturation":
-                pixels = torch.lerp(gray(pixels), pixels, _per_image(1 + change)).clamp_(0, 1)
+                pixels = blend(pixels, gray(pixels), 1 + change)
             case "hue":
                 pixels = rotate_hue(pixels, change)
     return pixels
+
+
+def blend(pixels: torch.Tensor, other: torch.Tensor | None, factors: torch.Tensor) -> torch.Tensor:
+    """Moves (B, C, S, S) in place away from `other` (None for black) by (B,) factors; 1 leaves them as they are."""
+    ratio = _per_image(factors)
+    pixels.mul_(ratio)
+    if other is not None:
+        pixels.add_(other * (1 - ratio))
+    return pixels.clamp_(0, 1)
 
 
 def gray(pixels: torch.Tensor) -> torch.Tensor:
@@ -153,20 +161,22 @@ def gray(pixels: torch.Tensor) -> torch.Tensor:
 
 
 def rotate_hue(pixels: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turns the hue of (B, 3, S, S) in [0, 1] by (B,) turns of the colour wheel, through HSV."""
-    red, green, blue = pixels.chunk(3, dim=1)
-    value, low = pixels.amax(1, keepdim=True), pixels.amin(1, keepdim=True)
-    chroma = value - low
-    inverse = torch.where(chroma > 0, 1 / chroma, 0.0)
-    sixths = torch.where(
-        red == value,
-        (green - blue) * inverse,
-        torch.where(green == value, 2 + (blue - red) * inverse, 4 + (red - green) * inverse),
-    )
-    # HSV to RGB without branches: a channel is `value` less the chroma times a trapezoid of the hue.
-    start = torch.tensor([5.0, 3.0, 1.0], device=pixels.device)[:, None, None]
-    k = (sixths + 6 * _per_image(turns) + start).remainder_(6)
-    return value - chroma * torch.minimum(k, 4 - k).clamp_(0, 1)
+    """Turns the hue of (B, 3, S, S) in [0, 1] by (B,) turns of the colour wheel, through HSV.
+
+    Without branches, `torch.where` and remainders, which take twice the time on a CPU.
+    """
+    red, green, blue = pixels.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    inverse = 1 / chroma.clamp(min=1e-12)
+    is_red, is_green = (red == value).float(), (green == value).float()
+    sixths = torch.lerp(4 + (red - green) * inverse, 2 + (blue - red) * inverse, is_green)
+    sixths = torch.lerp(sixths, (green - blue) * inverse, is_red) + 6 * turns[:, None, None]
+    # A channel is `value` less the chroma times a trapezoid of the hue that starts at 5, 3 or 1 sixths.
+    k = sixths[:, None] + torch.tensor([5.0, 3.0, 1.0], device=pixels.device)[:, None, None]
+    k.sub_((k / 6).floor_(), alpha=6)
+    trapezoid = k.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return torch.addcmul(value[:, None], chroma[:, None], trapezoid, value=-1)
 
 
 def blur(pixels: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
@@ -182,8 +192,10 @@ def blur(pixels: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     kernel = kernel / kernel.sum(1, keepdim=True)
     padded = F.pad(pixels, (radius,) * 4, mode="reflect")
     for dim in (2, 3):
-        windows = [padded.narrow(dim, i, side) * _per_image(kernel[:, i]) for i in range(2 * radius + 1)]
-        padded = torch.stack(windows).sum(0)
+        total = padded.narrow(dim, 0, side) * _per_image(kernel[:, 0])
+        for i in range(1, 2 * radius + 1):
+            total.addcmul_(padded.narrow(dim, i, side), _per_image(kernel[:, i]))
+        padded = total
     return padded
 
 
