@@ -40,7 +40,8 @@ def whole_matrix(features, keys):
 def block_wise(features, keys):
     """The same, a block of anchors at a time."""
     everyone = torch.arange(len(features))
-    return blockwise.multi_positive_loss(features, features, keys, everyone, TEMPERATURE, blockwise.BLOCK)["loss"]
+    block = blockwise.ANCHORS_AT_A_TIME
+    return blockwise.multi_positive_loss(features, features, keys, everyone, TEMPERATURE, block)["loss"]
 
 
 WAYS = {"whole_matrix": whole_matrix, "block_wise": block_wise}

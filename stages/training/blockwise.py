@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-BLOCK = 512
-"""Anchors at a time: of 32 to 1,024 the fastest at N = 8,192 and D = 256 on a CPU, though all lie within a fifth."""
+ANCHORS_AT_A_TIME = 512
+"""The `block` that trainers use: of 32 to 1,024 the fastest at N = 8,192 and D = 256, though all lie within a fifth."""
 
 
 def multi_positive_loss(
@@ -66,7 +66,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,  # noqa: ANN401 - FunctionCtx does not declare what autograd gives it
+        ctx: Any,
         anchors: torch.Tensor,
         candidates: torch.Tensor,
         anchor_index: torch.Tensor,
@@ -97,7 +97,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # noqa: ANN401 - as above
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The gradients that forward left, times the factor."""
         anchor_gradient, candidate_gradient = ctx.saved_tensors
         return anchor_gradient * gradient, candidate_gradient * gradient, None, None, None, None

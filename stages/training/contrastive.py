@@ -3,8 +3,9 @@
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+
+from stages.training import blockwise
 
 Gather = Callable[[torch.Tensor], torch.Tensor]
 """Concatenates a tensor's shares from all processes in rank order; differentiable; the identity for one process."""
@@ -34,18 +35,11 @@ def multi_positive_loss(
         `loss`, a scalar, and `divergence`, KL(p || q) = loss - H(p): the loss is never below H(p), the log of the
         number of positives, so only the divergence compares between numbers of images per caption.
     """
-    features = F.normalize(features, dim=1)
     candidates, candidate_keys = gather(features), gather(keys)
-    anchors = torch.arange(len(features), device=features.device)
-    itself = torch.zeros(len(features), len(candidates), dtype=torch.bool, device=features.device)
-    itself[anchors, anchors + rank * len(features)] = True
-
-    logits = features @ candidates.T / temperature
-    log_q = logits - logits.masked_fill(itself, float("-inf")).logsumexp(dim=1, keepdim=True)
-    positive = ((keys[:, None] == candidate_keys[None, :]) & ~itself).to(logits.dtype)
-    num_positives = positive.sum(dim=1).clamp(min=1)
-    loss = -((positive * log_q).sum(dim=1) / num_positives).mean()
-    return {"loss": loss, "divergence": (loss - num_positives.log().mean()).detach()}
+    places = torch.arange(len(features), device=features.device) + rank * len(features)
+    return blockwise.multi_positive_loss(
+        features, candidates, candidate_keys, places, temperature, blockwise.ANCHORS_AT_A_TIME
+    )
 
 
 def contrastive_objective(
