@@ -11,7 +11,21 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from stages.artifacts import BadInput
-from stages.sections import Profile, Section, Seed
+from stages.encoder_sections import PretrainEncoder, ProbeEncoder
+from stages.sections import (
+    Evaluate,
+    FetchBackbone,
+    FetchData,
+    FinetuneVit,
+    GenerateSynthetic,
+    MixSources,
+    Prompts,
+    Section,
+    Seed,
+    Summarize,
+    TrainCnn,
+    TrainGenerator,
+)
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
@@ -27,6 +41,23 @@ class Encoder(Section):
     """How it is pretrained. `random` is initialised and left untrained, `pixels` is the image itself: controls."""
     source: Source
     """Whose images it sees; for the controls only the image size is taken from it."""
+
+
+class Profile(Section):
+    """One file of profiles/: a section per stage."""
+
+    fetch_data: FetchData
+    prompts: Prompts
+    build_generator: TrainGenerator
+    generate_synthetic: GenerateSynthetic
+    mix_sources: MixSources
+    train_cnn: TrainCnn
+    fetch_backbone: FetchBackbone
+    pretrain_encoder: PretrainEncoder
+    finetune_vit: FinetuneVit
+    evaluate: Evaluate
+    probe_encoder: ProbeEncoder
+    summarize: Summarize
 
 
 class Study(Section):

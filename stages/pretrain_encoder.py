@@ -18,10 +18,10 @@ from stages.artifacts import DATA, MODELS, PLOTS, BadInput, fresh_dir, run_stage
 from stages.dataset.augment import augment
 from stages.dataset.multiview import PositiveKey, caption_views, crop_views, keys_of
 from stages.dataset.tensors import Split, load_split
+from stages.encoder_sections import PretrainEncoder
 from stages.networks import vit
 from stages.networks.batchnorm import track
 from stages.networks.projection import ProjectedEncoder
-from stages.sections import PretrainEncoder
 from stages.training.contrastive import contrastive_objective
 from stages.training.curves import write_curves
 from stages.training.loop import Batches, Plan, fit, split_rows

@@ -1,5 +1,7 @@
 """The typed sections of a profile: one frozen model per stage, a sentence per field.
 
+Those of the stages that make and judge encoders stand in `encoder_sections`.
+
 It holds no default and no formula: every number that can change a result stands in a settings file, where DVC sees
 it. Never imports torch.
 """
@@ -307,57 +309,6 @@ class FetchBackbone(Section):
     """What to fetch into models/encoder/hub; null for nothing."""
 
 
-class Backbone(Section):
-    """The ViT that encoders share."""
-
-    patch_size: Count
-    """Side of a patch in pixels."""
-    hidden_size: Count
-    """Width."""
-    num_layers: Count
-    """Transformer layers."""
-    num_heads: Count
-    """Attention heads."""
-
-
-class Projection(Section):
-    """The projection head, dropped after pretraining (StableRep: three layers with batch norm)."""
-
-    hidden_size: Count
-    """Width of the two hidden layers."""
-    output_size: Count
-    """Dimension in which images are compared."""
-
-
-class PretrainEncoder(Section):
-    """`pretrain_encoder`."""
-
-    backbone: Backbone
-    """The encoder."""
-    projection: Projection
-    """Its head during pretraining."""
-    temperature: Rate
-    """Of the contrastive softmax (tau)."""
-    positive_key: Literal["slot", "caption", "class"]
-    """StableRep's positives: batch slot (as released), equal caption, or equal class (that is SupCon)."""
-    images_per_caption: Annotated[int, Field(ge=2)]
-    """Views per caption in a batch (m); SimCLR instead takes two crops of each image, at equal image views."""
-    optimization: Optimization
-    """Its training; batch_size counts image views."""
-    augmentation: Augmentation
-    """Of each view."""
-
-    @model_validator(mode="after")
-    def whole_captions(self) -> Self:
-        """A batch holds a whole number of captions, and more than one, or there are no negatives."""
-        views, m = self.optimization.batch_size, self.images_per_caption
-        if views % m or views % 2:
-            raise ValueError(f"images_per_caption: batch_size {views} must be a multiple of it ({m}) and of 2")
-        if views == m:
-            raise ValueError(f"images_per_caption: {m} fills the batch with one caption: no negatives; lower it")
-        return self
-
-
 class FinetuneVit(Section):
     """`finetune_vit`."""
 
@@ -390,62 +341,6 @@ class Evaluate(Section):
     """Of every interval."""
 
 
-class Neighbors(Section):
-    """Classification by nearest neighbours."""
-
-    num_neighbors: Count
-    """Train images that vote (k)."""
-    temperature: Positive
-    """Of the votes, exp(cosine similarity / temperature)."""
-
-
-class FewShot(Section):
-    """Classification in episodes of few labelled images."""
-
-    num_ways: Annotated[int, Field(ge=2)]
-    """Classes of an episode."""
-    num_shots: Count
-    """Labelled images per class."""
-    num_queries: Count
-    """Images per class to classify."""
-    num_episodes: Count
-    """Episodes; the interval is over them."""
-
-
-class LinearHeads(Section):
-    """Linear heads trained by SGD, chosen on the real val split."""
-
-    base_learning_rates: Annotated[list[Positive], Field(min_length=1)]
-    """One head each; times batch_size / 256, by a half cosine to zero."""
-    num_epochs: Count
-    """Passes over the train features."""
-    batch_size: Count
-    """Images per step."""
-    batch_norm: bool
-    """Normalise features by batch norm without parameters before the heads."""
-
-
-class ProbeEncoder(Section):
-    """`probe_encoder`."""
-
-    batch_size: Count
-    """Images per forward pass."""
-    precision: Precision
-    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
-    inverse_strengths: Annotated[list[Positive], Field(min_length=1)]
-    """Values of C (1/lambda) of the L-BFGS logistic regression, chosen on the real val split."""
-    max_iterations: Count
-    """Of L-BFGS."""
-    tolerance: Positive
-    """Largest gradient at which L-BFGS ends."""
-    num_resamples: Count
-    """Bootstrap resamples of the test images."""
-    bootstrap_seed: Seed
-    """Of the resampling, and of the shuffled labels of the control."""
-    confidence: Annotated[float, Field(gt=0, lt=1)]
-    """Of every interval."""
-
-
 class Summarize(Section):
     """`summarize`."""
 
@@ -455,20 +350,3 @@ class Summarize(Section):
     """Of the resampling."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     """Of every interval."""
-
-
-class Profile(Section):
-    """One file of profiles/: a section per stage."""
-
-    fetch_data: FetchData
-    prompts: Prompts
-    build_generator: TrainGenerator
-    generate_synthetic: GenerateSynthetic
-    mix_sources: MixSources
-    train_cnn: TrainCnn
-    fetch_backbone: FetchBackbone
-    pretrain_encoder: PretrainEncoder
-    finetune_vit: FinetuneVit
-    evaluate: Evaluate
-    probe_encoder: ProbeEncoder
-    summarize: Summarize

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
+from stages.encoder_sections import FewShot
 from stages.evaluation.few_shot import draw_episodes, few_shot_accuracy
-from stages.sections import FewShot
 
 SETTINGS = FewShot(num_ways=3, num_shots=2, num_queries=4, num_episodes=120)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.sections import FewShot
+from stages.encoder_sections import FewShot
 
 EPISODES_AT_A_TIME = 50
 """Bounds memory; changes nothing else."""

@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
+from stages.encoder_sections import Projection
 from stages.networks.batchnorm import GroupBatchNorm1d
-from stages.sections import Projection
 
 
 class ProjectedEncoder(nn.Module):

@@ -19,7 +19,7 @@ from transformers.models.vit.modeling_vit import ViTForImageClassification, ViTM
 from transformers.utils import logging
 
 from stages.artifacts import BadInput, read_json
-from stages.sections import Backbone
+from stages.encoder_sections import Backbone
 
 PROCESSOR = "preprocessor_config.json"
 MLP_RATIO = 4

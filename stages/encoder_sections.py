@@ -1,0 +1,198 @@
+"""The typed sections of the stages that make and judge encoders; like `sections`, without default or formula."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.sections import (
+    Augmentation,
+    Count,
+    NonNegative,
+    Optimization,
+    Positive,
+    Precision,
+    Rate,
+    Section,
+    Seed,
+    Share,
+)
+
+
+class Backbone(Section):
+    """The ViT that encoders share."""
+
+    patch_size: Count
+    """Side of a patch in pixels."""
+    hidden_size: Count
+    """Width."""
+    num_layers: Count
+    """Transformer layers."""
+    num_heads: Count
+    """Attention heads."""
+
+
+class Projection(Section):
+    """The projection head, dropped after pretraining (StableRep: three layers with batch norm)."""
+
+    hidden_size: Count
+    """Width of the two hidden layers."""
+    output_size: Count
+    """Dimension in which images are compared."""
+
+
+class Recipe(Section):
+    """What of the optimization is a method's own; the number of steps and of image views is the same for all."""
+
+    learning_rate: Rate
+    """Peak learning rate."""
+    weight_decay: NonNegative
+    """Of AdamW, on matrices only."""
+    beta2: Share
+    """AdamW's second beta."""
+    augmentation: Augmentation
+    """Of each view."""
+
+
+class Mae(Recipe):
+    """Masked autoencoder."""
+
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)]
+    """Share of patches hidden."""
+    normalize_patches: bool
+    """Predict each patch less its mean, over its deviation (norm_pix_loss)."""
+    decoder_size: Annotated[int, Field(ge=4, multiple_of=4)]
+    """Width of the decoder."""
+    decoder_layers: Count
+    """Its transformer layers."""
+    decoder_heads: Count
+    """Its attention heads."""
+
+
+class Byol(Recipe):
+    """Bootstrap your own latent."""
+
+    momentum: Share
+    """Of the target at the first step; rises to 1 by half a cosine."""
+
+
+class MocoV3(Recipe):
+    """Momentum contrast, version 3."""
+
+    momentum: Share
+    """Of the target at the first step; rises to 1 by half a cosine."""
+    temperature: Rate
+    """Of the contrastive softmax (tau)."""
+    freeze_patch_embedding: bool
+    """Leave the patch projection at its initial weights, which the paper found to stabilise training."""
+
+
+class Dino(Recipe):
+    """Self-distillation with no labels."""
+
+    momentum: Share
+    """Of the teacher at the first step; rises to 1 by half a cosine."""
+    final_weight_decay: NonNegative
+    """Where the weight decay's half cosine ends."""
+    hidden_size: Count
+    """Width of the head's two hidden layers."""
+    bottleneck_size: Count
+    """Dimension in which features meet the prototypes."""
+    num_prototypes: Count
+    """Outputs."""
+    student_temperature: Positive
+    """Of the student's softmax."""
+    warmup_teacher_temperature: Positive
+    """Of the teacher's softmax at the first step."""
+    teacher_temperature: Positive
+    """Of the teacher's softmax after its warmup."""
+    teacher_warmup_steps: Annotated[int, Field(ge=0)]
+    """Linear rise of the teacher's temperature."""
+    center_momentum: Share
+    """Of the mean that is subtracted from the teacher's outputs."""
+    freeze_prototypes_steps: Annotated[int, Field(ge=0)]
+    """First steps in which the prototypes keep their initial weights."""
+
+
+class PretrainEncoder(Section):
+    """`pretrain_encoder`."""
+
+    backbone: Backbone
+    """The encoder."""
+    projection: Projection
+    """Its head during pretraining."""
+    temperature: Rate
+    """Of the contrastive softmax (tau)."""
+    positive_key: Literal["slot", "caption", "class"]
+    """StableRep's positives: batch slot (as released), equal caption, or equal class (that is SupCon)."""
+    images_per_caption: Annotated[int, Field(ge=2)]
+    """Views per caption in a batch (m); SimCLR instead takes two crops of each image, at equal image views."""
+    optimization: Optimization
+    """Its training; batch_size counts image views."""
+    augmentation: Augmentation
+    """Of each view."""
+
+    @model_validator(mode="after")
+    def whole_captions(self) -> Self:
+        """A batch holds a whole number of captions, and more than one, or there are no negatives."""
+        views, m = self.optimization.batch_size, self.images_per_caption
+        if views % m or views % 2:
+            raise ValueError(f"images_per_caption: batch_size {views} must be a multiple of it ({m}) and of 2")
+        if views == m:
+            raise ValueError(f"images_per_caption: {m} fills the batch with one caption: no negatives; lower it")
+        return self
+
+
+class Neighbors(Section):
+    """Classification by nearest neighbours."""
+
+    num_neighbors: Count
+    """Train images that vote (k)."""
+    temperature: Positive
+    """Of the votes, exp(cosine similarity / temperature)."""
+
+
+class FewShot(Section):
+    """Classification in episodes of few labelled images."""
+
+    num_ways: Annotated[int, Field(ge=2)]
+    """Classes of an episode."""
+    num_shots: Count
+    """Labelled images per class."""
+    num_queries: Count
+    """Images per class to classify."""
+    num_episodes: Count
+    """Episodes; the interval is over them."""
+
+
+class LinearHeads(Section):
+    """Linear heads trained by SGD, chosen on the real val split."""
+
+    base_learning_rates: Annotated[list[Positive], Field(min_length=1)]
+    """One head each; times batch_size / 256, by a half cosine to zero."""
+    num_epochs: Count
+    """Passes over the train features."""
+    batch_size: Count
+    """Images per step."""
+    batch_norm: bool
+    """Normalise features by batch norm without parameters before the heads."""
+
+
+class ProbeEncoder(Section):
+    """`probe_encoder`."""
+
+    batch_size: Count
+    """Images per forward pass."""
+    precision: Precision
+    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
+    inverse_strengths: Annotated[list[Positive], Field(min_length=1)]
+    """Values of C (1/lambda) of the L-BFGS logistic regression, chosen on the real val split."""
+    max_iterations: Count
+    """Of L-BFGS."""
+    tolerance: Positive
+    """Largest gradient at which L-BFGS ends."""
+    num_resamples: Count
+    """Bootstrap resamples of the test images."""
+    bootstrap_seed: Seed
+    """Of the resampling, and of the shuffled labels of the control."""
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+    """Of every interval."""
