@@ -1,12 +1,18 @@
 """The CNNs that are trained from scratch."""
 
 import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import assert_never
 
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from stages.artifacts import BadInput, read_json, write_json
 from stages.networks.batchnorm import GroupBatchNorm2d
 from stages.networks.resnet import ResNet9
 from stages.sections import Cnn
@@ -63,3 +69,37 @@ def build(settings: Cnn, num_classes: int, image_size: int) -> nn.Module:
         case _:
             assert_never(settings.name)
     return network.to(memory_format=torch.channels_last)
+
+
+def save(
+    folder: Path,
+    settings: Cnn,
+    class_names: Sequence[str],
+    image_size: int,
+    weights: Mapping[str, Mapping[str, torch.Tensor]],
+) -> None:
+    """Writes what `load` needs: config.json, and per file name of `weights` a state dict as safetensors."""
+    config = {"network": settings.model_dump(), "class_names": list(class_names), "image_size": image_size}
+    write_json(folder / "config.json", config)
+    for name, state_dict in weights.items():
+        # Channels-last tensors are not contiguous, which safetensors asks for.
+        save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, folder / name)
+
+
+def load(folder: Path, name: str, class_names: Sequence[str], image_size: int) -> nn.Module:
+    """Rebuilds a CNN with the weights of file `name`, in evaluation mode.
+
+    Raises:
+        BadInput: the folder is no CNN's, or it was trained on other classes or another image size.
+    """
+    config = read_json(folder / "config.json")
+    trained_for = (config.get("class_names"), config.get("image_size"))
+    if trained_for != (list(class_names), image_size):
+        raise BadInput(f"{folder}: was trained for other classes or another image size; run `dvc repro` again")
+    try:
+        settings = Cnn.model_validate(config.get("network"))
+        network = build(settings, len(class_names), image_size)
+        network.load_state_dict(load_file(folder / name))
+    except (OSError, RuntimeError, SafetensorError, ValidationError) as error:
+        raise BadInput(f"{folder / name}: holds no weights of this CNN ({str(error).splitlines()[0]})") from None
+    return network.eval()

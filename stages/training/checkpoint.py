@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from stages.training.runtime import HOST
+
 NAME = "checkpoint.pt"
 
 
@@ -23,10 +25,10 @@ def load(folder: Path) -> dict[str, Any] | None:
     path = folder / NAME
     if not path.exists():
         return None
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(path, map_location=HOST, weights_only=True)
     return state
 
 
 def copy_to_cpu(network: nn.Module) -> dict[str, torch.Tensor]:
     """A real copy of a network's weights: `state_dict` alone returns references that training goes on changing."""
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+    return {name: tensor.detach().to(HOST, copy=True) for name, tensor in network.state_dict().items()}

@@ -17,6 +17,7 @@ from torch.autograd.function import FunctionCtx
 
 from stages.sections import Precision
 
+HOST: Final = torch.device("cpu")
 INTRA_OP_THREADS: Final = 1
 """Threads spin for each other when a core is taken away, and their number changes sums; parallelism is processes."""
 _M_TRIM_THRESHOLD: Final = -1
