@@ -10,16 +10,16 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONNOUSERSITE := 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: repro test lint set-up image lock clean
+.PHONY: repro test lint set-up image lock
 
-repro: set-up  ## run the stages that changed, side by side, and print the result table
+repro: set-up  # run the stages that changed, side by side, and print the result table
 	$(BIN)/python tools/repro.py
 	$(BIN)/python tools/show_results.py
 
-test: lint  ## lint, types and tests
+test: lint  # lint, types and tests
 	$(BIN)/python -m pytest
 
-lint: set-up  ## style, types, spelling, container files
+lint: set-up  # style, types, spelling, container files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -38,13 +38,10 @@ set-up: .venv/installed
 	$(BIN)/python -m pip check --disable-pip-version-check
 	touch $@
 
-image:  ## the CUDA image of docs/containers.md
+image:  # the CUDA image of docs/containers.md
 	docker build -t understudy .
 
-lock:  ## pin anew what pyproject.toml asks for; what is pinned already stays unless it has to move
+lock:  # pin anew what pyproject.toml asks for; what is pinned already stays unless it has to move
 	$(PYTHON) -m venv .venv/lock
 	.venv/lock/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_TOOLS)
 	CUSTOM_COMPILE_COMMAND="make lock" .venv/lock/bin/pip-compile --quiet --generate-hashes --extra dev --strip-extras --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml
-
-clean:  ## forget the environment; data and models are DVC's (`dvc gc`)
-	rm -rf .venv
