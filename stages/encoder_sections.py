@@ -190,6 +190,8 @@ class ProbeEncoder(Section):
     """Of L-BFGS."""
     tolerance: Positive
     """Largest gradient at which L-BFGS ends."""
+    num_permutations: Count
+    """Shuffles of the train labels that the control is the mean of."""
     num_resamples: Count
     """Bootstrap resamples of the test images."""
     bootstrap_seed: Seed

@@ -1,0 +1,1 @@
+"""Evaluation: numbers and figures from arrays."""
