@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from stages import config
 from stages.artifacts import (
@@ -30,17 +29,16 @@ from stages.artifacts import (
     write_manifest,
 )
 from stages.dataset.augment import augment, normalize
-from stages.dataset.tensors import Split, load_split
+from stages.dataset.tensors import Split, check_arm, count_distinct, load_split
 from stages.networks import batchnorm, cnn
 from stages.sections import TrainCnn
 from stages.training.batches import EpochOrder, LabelledBatches
 from stages.training.curves import write_curves
-from stages.training.loop import Evaluate, FitResult, Plan, fit
+from stages.training.loop import FitResult, Plan, fit
 from stages.training.objectives import cross_entropy
 from stages.training.optimizer import adamw, parameter_groups
 from stages.training.runtime import Runtime, open_runtime
-
-OWN, REAL = "val_top1", "real_val_top1"
+from stages.training.selection import OWN, REAL, figures, scorer
 
 
 def train(
@@ -57,63 +55,13 @@ def train(
 
     order = EpochOrder(len(split), plan.batch_size, seed)
     batches = LabelledBatches(split.images.to(runtime.device), split.labels.to(runtime.device), order, transform)
-    evaluate = scorer(validation, plan, runtime)
+    labelled = {
+        key: (normalize(other.images.to(runtime.device)), other.labels.to(runtime.device))
+        for key, other in validation.items()
+    }
+    evaluate = scorer(labelled, plan, runtime)
     objective = cross_entropy(section.label_smoothing)
     return fit(network, objective, batches, optimizer, plan, runtime, state, evaluate)
-
-
-def scorer(validation: dict[str, Split], plan: Plan, runtime: Runtime) -> Evaluate:
-    """Top-1 on each validation split."""
-    prepared = {}
-    for key, split in validation.items():
-        num_parts = -(-len(split) // plan.micro_batch_size)
-        parts = normalize(split.images.to(runtime.device)).chunk(num_parts)
-        prepared[key] = (parts, split.labels.to(runtime.device))
-
-    def evaluate(network: nn.Module, step: int) -> dict[str, float]:
-        scores = {}
-        for key, (parts, labels) in prepared.items():
-            with runtime.autocast(plan.precision):
-                predicted = torch.cat([network(part).argmax(1) for part in parts])
-            scores[key] = (predicted == labels).double().mean().item()
-        return scores
-
-    return evaluate
-
-
-def count_distinct(images: torch.Tensor) -> int:
-    """Of uint8 images (N, 3, H, W), how many differ from all before them."""
-    return len({image.tobytes() for image in images.numpy()})
-
-
-def check(source: str, split: Split, validation: dict[str, Split]) -> None:
-    """Holds the splits of an arm to one another.
-
-    Raises:
-        BadInput: a split is empty, or classes or image sizes differ.
-    """
-    for key, other in {"train": split, **validation}.items():
-        if not len(other):
-            raise BadInput(f"data/{source}: {key} has no images, so there is nothing to train on or select by")
-        if (other.class_names, other.images.shape[1:]) != (split.class_names, split.images.shape[1:]):
-            raise BadInput(f"data/{source}: {key} has other classes or another image size; run `dvc repro` again")
-
-
-def figures(result: FitResult, split: Split) -> dict[str, Any]:
-    """What an arm's metrics file holds; every figure is of validation or training images."""
-    scores = {row["step"]: row for row in result.history if OWN in row}
-    chosen, oracle = (scores[result.best[key].step] for key in (OWN, REAL))
-    last = result.history[-1]
-    return {
-        "best_step": chosen["step"],
-        OWN: chosen[OWN],
-        REAL: chosen[REAL],
-        "oracle": {"best_step": oracle["step"], OWN: oracle[OWN], REAL: oracle[REAL]},
-        "final_train_loss": last["loss"],
-        "num_steps": last["step"],
-        "num_images": len(split),
-        "num_distinct_images": count_distinct(split.images),
-    }
 
 
 def main(argv: list[str]) -> dict[str, Any]:
@@ -126,7 +74,7 @@ def main(argv: list[str]) -> dict[str, Any]:
     section, folders = profile.train_cnn, (DATA / source, validation_of(source), DATA / "val")
     split, own, real = (load_split(folder, name) for folder, name in zip(folders, ("train", "val", "val"), strict=True))
     validation = {OWN: own, REAL: real}
-    check(source, split, validation)
+    check_arm(source, split, validation)
     settings = {"section": section.model_dump(), "seed": study.seed}
     with scratch(f"train_cnn-{source}", settings, folders) as state:
         runtime = open_runtime(study.seed)
@@ -134,9 +82,10 @@ def main(argv: list[str]) -> dict[str, Any]:
         best, oracle, last = result.best[OWN], result.best[REAL], result.history[-1]
         target = MODELS / "cnn" / source
         if runtime.is_main:
+            images = {"num_images": len(split), "num_distinct_images": count_distinct(split.images)}
             weights = {"model.safetensors": best.state_dict, "model_oracle.safetensors": oracle.state_dict}
             write_curves(PLOTS / "train_cnn" / source, result.history)
-            write_json(METRICS / "train_cnn" / f"{source}.json", figures(result, split))
+            write_json(METRICS / "train_cnn" / f"{source}.json", {**figures(result), **images})
             with fresh_dir(target) as fresh:
                 cnn.save(fresh, section.network, split.class_names, split.images.shape[-1], weights)
                 write_manifest(fresh, source=source, best_step=best.step, oracle_step=oracle.step)

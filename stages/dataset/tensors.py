@@ -50,3 +50,21 @@ def load_split(folder: Path, name: str) -> Split:
             )
         images[i], labels[i], caption_ids[i] = pixels, row.label, row.caption_id
     return Split(torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(caption_ids), class_names)
+
+
+def check_arm(source: str, train: Split, validation: dict[str, Split]) -> None:
+    """Holds the splits of an arm to one another.
+
+    Raises:
+        BadInput: a split is empty, or classes or image sizes differ.
+    """
+    for key, other in {"train": train, **validation}.items():
+        if not len(other):
+            raise BadInput(f"data/{source}: {key} has no images, so there is nothing to train on or select by")
+        if (other.class_names, other.images.shape[1:]) != (train.class_names, train.images.shape[1:]):
+            raise BadInput(f"data/{source}: {key} has other classes or another image size; run `dvc repro` again")
+
+
+def count_distinct(images: torch.Tensor) -> int:
+    """Of uint8 images (N, 3, H, W), how many differ from all before them."""
+    return len({image.tobytes() for image in images.numpy()})

@@ -104,7 +104,7 @@ class ViTClassifier(nn.Module):
 
     def checkpoint_activations(self) -> None:
         """Recomputes activations in the backward pass: less memory, a third more work."""
-        self.network.gradient_checkpointing_enable({"use_reentrant": False})
+        self.network.activation_checkpointing_enable({"use_reentrant": False})
 
 
 # -------------------------------------------------------------------------------------------------------- making
