@@ -179,7 +179,6 @@ def test_a_server_that_sends_too_much_is_left(server, chunked, monkeypatch, tmp_
 
 def test_when_no_way_works_all_three_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr("time.sleep", lambda _: None)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/a.tar.gz"

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import hashlib
 import http.client
+import itertools
 import json
 import re
 import time
@@ -112,7 +113,7 @@ def download(url: str, target: Path, sha256: str | None, pause_seconds: float = 
     partial = target.with_name(f"{target.name}.partial")
     target.parent.mkdir(parents=True, exist_ok=True)
     idle = 0
-    while True:
+    for first in itertools.chain([True], itertools.repeat(False)):
         before = _size(partial)
         try:
             if _receive(url, partial, may_resume=sha256 is not None):
@@ -120,6 +121,8 @@ def download(url: str, target: Path, sha256: str | None, pause_seconds: float = 
             problem = "the connection broke off"
         except (OSError, http.client.HTTPException) as error:
             problem = _reason(error)
+            if first and _is_unreachable(error):
+                raise DownloadError(problem) from None  # no network, no such host: waiting does not help
         idle = idle + 1 if _size(partial) <= before else 0
         if idle == _IDLE_ATTEMPTS:
             raise DownloadError(f"{problem}, {idle} times in a row; start again to go on from {_size(partial)} bytes")
@@ -203,6 +206,10 @@ def _size(path: Path) -> int:
 def _forget(partial: Path) -> None:
     partial.unlink(missing_ok=True)
     _notes(partial).unlink(missing_ok=True)
+
+
+def _is_unreachable(error: BaseException) -> bool:
+    return isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
 
 
 def _reason(error: BaseException) -> str:
