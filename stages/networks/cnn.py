@@ -37,7 +37,7 @@ class Apai3010(nn.Module):
         """(B, 3, H, W) in [-1, 1] to logits (B, classes)."""
         maps = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            maps = norm(F.max_pool2d(F.relu(conv(maps)), 2))
+            maps = norm(F.relu(F.max_pool2d(conv(maps), 2)))  # the same as pooling last, at a quarter of the cost
         features = maps.flatten(1)
         for layer in list(self.dense)[:-1]:
             features = F.relu(layer(features))
