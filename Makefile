@@ -14,7 +14,7 @@ unexport PYTHONHOME PYTHONPATH
 
 repro: set-up  # run the stages that changed, side by side, and print the result table
 	$(BIN)/python tools/repro.py
-	$(BIN)/python tools/show_results.py
+	$(BIN)/python -m tools.show_results
 
 test: lint  # lint, types and tests
 	$(BIN)/python -m pytest
