@@ -1,7 +1,8 @@
 """Trains a CNN from scratch on one source.
 
     python -m stages.train_cnn synthetic
-    accelerate launch -m stages.train_cnn synthetic
+    accelerate launch -m stages.train_cnn synthetic                 # on several GPUs
+    torchrun --standalone --nproc_per_node=2 -m stages.train_cnn synthetic  # in several processes on a CPU
 
 Reads `data/<source>`, that source's own validation split and the real one; writes `models/cnn/<source>`,
 `metrics/train_cnn/<source>.json` and learning curves. Every arm has the same steps, augmentation and evaluation

@@ -42,7 +42,11 @@ def compute_dtype(precision: Precision) -> torch.dtype:
 
 
 class Runtime:
-    """One process of one or several that train together, started by `python -m` or by `accelerate launch -m`."""
+    """One process of one or several that train together.
+
+    Started by `python -m`, by `accelerate launch -m` (on several GPUs), or by `torchrun` (also on a CPU, where
+    `accelerate launch` starts one process alone).
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
@@ -94,6 +98,11 @@ class Runtime:
     def seed_step(self, step: int) -> None:
         """Seeds torch for a step (dropout): what a step draws never depends on the steps before it."""
         torch.manual_seed(derive_seed(self._seed, "step", step, self.rank))
+
+    def num_workers(self) -> int:
+        """How many processes a stage that spreads over CPU cores by itself may fork: 1 on a GPU or among ranks."""
+        alone = self.num_processes == 1 and self.device.type == "cpu"
+        return len(os.sched_getaffinity(0)) if alone else 1
 
     def barrier(self) -> None:
         """Waits for every process."""
