@@ -186,6 +186,11 @@ def scratch(stage: str, settings: Any, inputs: tuple[Path, ...] = ()) -> Iterato
         shutil.rmtree(folder)
 
 
+def compiler_cache() -> Path:
+    """Where compiled kernels outlive a run; like resumable state outside DVC's outs, and safe to delete."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / "compiled"
+
+
 def is_main_process() -> bool:
     """Whether this is rank 0 of the processes that `accelerate launch` started, or the only process."""
     return os.environ.get("RANK", "0") == "0"

@@ -112,7 +112,8 @@ def write(target: Path, contents: dict[str, list[Example]], class_names: tuple[s
     counts = {}
     for name, part in contents.items():
         counts[name] = shards.write_shards(target, name, rows(part, class_names, section), class_names)
-    write_manifest(target, class_names=class_names, image_size=section.image_size, rows=counts)
+    codec = section.codec.model_dump()
+    write_manifest(target, class_names=class_names, image_size=section.image_size, codec=codec, rows=counts)
 
 
 def rows(part: Iterable[Example], class_names: tuple[str, ...], section: FetchData) -> Iterator[shards.Row]:

@@ -15,6 +15,7 @@ Positive = Annotated[float, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, le=10)]
 Count = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[float, Field(ge=0)]
+Channels = Annotated[int, Field(ge=8, multiple_of=8)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Precision = Literal["float32", "bfloat16"]
 
@@ -106,21 +107,57 @@ class Prompts(Section):
         return self
 
 
-class Autoencoder(Section):
-    """The VAE of the small latent diffusion model."""
+class Optimization(Section):
+    """How weights change; the same for every arm of a stage."""
 
-    block_channels: Annotated[list[Count], Field(min_length=1)]
-    """Channels per resolution; each after the first halves the side."""
-    latent_channels: Count
-    """Channels of the latents."""
     num_steps: Count
     """Optimizer steps."""
     batch_size: Count
-    """Images per step."""
+    """Images per optimizer step, over all devices and accumulations."""
+    micro_batch_size: Count
+    """Images per device and forward pass."""
     learning_rate: Rate
-    """Peak learning rate (AdamW)."""
+    """Peak learning rate."""
+    min_learning_rate: NonNegative
+    """Where the half cosine ends."""
+    warmup_steps: Annotated[int, Field(ge=0)]
+    """Linear warmup."""
+    weight_decay: NonNegative
+    """Of AdamW, on matrices only: biases, norms and other vectors are left out."""
+    beta2: Share
+    """AdamW's second beta."""
+    clip_norm: NonNegative | None
+    """Largest gradient norm; null for none."""
+    evaluate_every_steps: Count
+    """Steps between two looks at the validation splits; the last step always counts."""
+    precision: Precision
+    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
+
+    @model_validator(mode="after")
+    def whole_micro_batches(self) -> Self:
+        """A global batch is a whole number of micro batches."""
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; make it so"
+            )
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(f"warmup_steps: {self.warmup_steps} must be below num_steps {self.num_steps}")
+        return self
+
+
+class Autoencoder(Section):
+    """The VAE of the small latent diffusion model."""
+
+    block_channels: Annotated[list[Channels], Field(min_length=1)]
+    """Channels per resolution; each after the first halves the side."""
+    layers_per_block: Count
+    """Residual layers per resolution."""
+    latent_channels: Count
+    """Channels of the latents."""
     kl_weight: NonNegative
-    """Weight of the KL term beside the reconstruction."""
+    """Weight of the KL term beside the mean squared error, both per pixel value."""
+    optimization: Optimization
+    """Its training."""
 
 
 class TextEncoder(Section):
@@ -133,28 +170,46 @@ class TextEncoder(Section):
     num_heads: Count
     """Attention heads."""
 
+    @model_validator(mode="after")
+    def whole_heads(self) -> Self:
+        """Heads share the width."""
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}; make it so")
+        return self
+
 
 class Denoiser(Section):
     """The UNet of the small latent diffusion model."""
 
-    block_channels: Annotated[list[Count], Field(min_length=1)]
-    """Channels per resolution."""
+    block_channels: Annotated[list[Channels], Field(min_length=1)]
+    """Channels per resolution; each after the first halves the side."""
     layers_per_block: Count
     """Residual layers per resolution."""
     num_heads: Count
-    """Attention heads (diffusers calls this attention_head_dim)."""
-    num_steps: Count
-    """Optimizer steps."""
-    batch_size: Count
-    """Images per step."""
-    learning_rate: Rate
-    """Peak learning rate (AdamW)."""
-    warmup_steps: Annotated[int, Field(ge=0)]
-    """Linear warmup."""
+    """Heads of the attention at the lowest resolution."""
+    num_train_timesteps: Count
+    """Steps of the noise schedule."""
+    beta_start: Share
+    """Variance of the first step's noise; square roots of variances rise linearly."""
+    beta_end: Share
+    """Variance of the last step's noise."""
+    snr_gamma: Positive
+    """Largest signal-to-noise ratio that counts in the loss (min-SNR)."""
     caption_dropout: Share
     """Share of training captions replaced by the empty one, which teaches the unconditional estimate."""
     ema_decay: Share
     """Decay of the averaged weights that are saved."""
+    optimization: Optimization
+    """Training of the UNet and the text encoder."""
+
+    @model_validator(mode="after")
+    def whole_heads(self) -> Self:
+        """Heads share the channels of the lowest resolution."""
+        if self.block_channels[-1] % self.num_heads:
+            raise ValueError(
+                f"num_heads: {self.num_heads} does not divide {self.block_channels[-1]}, the last of block_channels"
+            )
+        return self
 
 
 class TrainGenerator(Section):
@@ -164,8 +219,6 @@ class TrainGenerator(Section):
     """Train a small latent diffusion model on the real train split."""
     data_seed: Seed
     """Of its initial weights, batches and noise."""
-    precision: Precision
-    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
     autoencoder: Autoencoder
     """Pixels to latents."""
     text_encoder: TextEncoder
@@ -180,11 +233,13 @@ class GenerateSynthetic(Section):
     data_seed: Seed
     """With caption id and sample index, the seed of each image."""
     images_per_caption: Count
-    """Images made from each train caption (m)."""
+    """Images made from each train caption, up to as many of a class as the real train split has."""
     val_images_per_caption: Count
     """Images made from each held-out caption."""
     num_inference_steps: Count
     """Denoising steps of DPM-Solver++."""
+    blank_below_std: NonNegative
+    """An image whose pixel values (0 to 255) deviate less than this is blank, and is made again from another seed."""
     batch_size: Count
     """Images per fixed batch, cut by index."""
     image_size: Annotated[int, Field(ge=8, le=2048)]
@@ -229,44 +284,6 @@ class Augmentation(Section):
     """Probability of dropping colour."""
     blur: Share
     """Probability of a Gaussian blur."""
-
-
-class Optimization(Section):
-    """How weights change; the same for every arm of a stage."""
-
-    num_steps: Count
-    """Optimizer steps."""
-    batch_size: Count
-    """Images per optimizer step, over all devices and accumulations."""
-    micro_batch_size: Count
-    """Images per device and forward pass."""
-    learning_rate: Rate
-    """Peak learning rate."""
-    min_learning_rate: NonNegative
-    """Where the half cosine ends."""
-    warmup_steps: Annotated[int, Field(ge=0)]
-    """Linear warmup."""
-    weight_decay: NonNegative
-    """Of AdamW, on matrices only: biases, norms and other vectors are left out."""
-    beta2: Share
-    """AdamW's second beta."""
-    clip_norm: NonNegative | None
-    """Largest gradient norm; null for none."""
-    evaluate_every_steps: Count
-    """Steps between two looks at the validation splits; the last step always counts."""
-    precision: Precision
-    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
-
-    @model_validator(mode="after")
-    def whole_micro_batches(self) -> Self:
-        """A global batch is a whole number of micro batches."""
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"micro_batch_size: {self.micro_batch_size} does not divide batch_size {self.batch_size}; make it so"
-            )
-        if self.warmup_steps >= self.num_steps:
-            raise ValueError(f"warmup_steps: {self.warmup_steps} must be below num_steps {self.num_steps}")
-        return self
 
 
 class Cnn(Section):

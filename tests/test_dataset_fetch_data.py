@@ -74,6 +74,7 @@ def test_folders_manifests_and_metrics(project):
         manifest = read_manifest(Path("data") / folder)
         assert manifest["class_names"] == list(CLASSES)
         assert manifest["image_size"] == 16
+        assert manifest["codec"] == {"format": "png", "quality": None}
         assert set(manifest["files"]) == {p.name for p in (Path("data") / folder).glob("*.parquet")}
     metrics = read_json(Path("metrics/fetch_data.json"))
     assert metrics["images"]["train"] == {"total": 42, "per_class": {"circle": 14, "cross": 14, "square": 14}}

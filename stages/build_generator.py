@@ -1,0 +1,176 @@
+"""A small text-to-image latent diffusion model, trained from scratch on the real train split.
+
+    python -m stages.build_generator
+    accelerate launch -m stages.build_generator
+
+Reads `data/real`, writes `models/generator`, a standard diffusers folder that
+`AutoPipelineForText2Image.from_pretrained` opens, and its learning curves. First the autoencoder is trained, then
+text encoder and UNet on its latents; in every step an image is shown with a random caption of its class. The saved
+weights of the latter are their moving average. Nothing is selected: the last step counts.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from torch import nn
+from transformers import CLIPTokenizer
+
+from stages import config
+from stages.artifacts import (
+    DATA,
+    GENERATOR,
+    PLOTS,
+    BadInput,
+    fresh_dir,
+    read_manifest,
+    run_stage,
+    scratch,
+    write_manifest,
+)
+from stages.dataset.tensors import Split, load_split
+from stages.diffusion import average, latent_model
+from stages.diffusion.batches import CaptionedTokens, Draws, ImageBatches, LatentBatches
+from stages.diffusion.objectives import reconstruction_objective, velocity_objective
+from stages.diffusion.prompts import EMPTY, Caption, make_captions
+from stages.diffusion.tokenizer import build_tokenizer
+from stages.sections import Optimization, TrainGenerator
+from stages.training.batches import EpochOrder
+from stages.training.curves import write_curves
+from stages.training.loop import Batches, Objective, Plan, fit
+from stages.training.optimizer import adamw, parameter_groups
+from stages.training.runtime import Runtime, derive_seed, open_runtime
+from stages.training.schedule import warmup_cosine
+
+SAVE_EVERY_SECONDS = 20.0
+History = list[dict[str, float]]
+
+
+def draws(seed: int, name: str) -> Draws:
+    """A generator of each step's own for the part of training called `name`."""
+
+    def of_step(step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(seed, name, step))
+
+    return of_step
+
+
+def train(
+    network: nn.Module,
+    objective: Objective,
+    batches: Batches,
+    section: Optimization,
+    runtime: Runtime,
+    state: Path,
+    ema_decay: float | None,
+) -> History:
+    """Trains `network` in place and leaves its averaged weights in it if there is a decay; returns the loss curve."""
+    plan = Plan(
+        num_steps=section.num_steps,
+        batch_size=section.batch_size,
+        micro_batch_size=section.micro_batch_size,
+        schedule=warmup_cosine(
+            section.learning_rate, section.min_learning_rate, section.warmup_steps, section.num_steps
+        ),
+        evaluate_every_steps=section.evaluate_every_steps,
+        precision=section.precision,
+        clip_norm=section.clip_norm,
+        save_every_seconds=SAVE_EVERY_SECONDS,
+        select=(),
+    )
+    optimizer = adamw(parameter_groups(network, section.weight_decay), section.beta2)
+    if ema_decay is not None:
+        average.track_average(optimizer, ema_decay)
+    result = fit(network, objective, batches, optimizer, plan, runtime, state, None)
+    if ema_decay is not None:
+        average.load_average(network, optimizer)
+    network.eval()
+    return result.history
+
+
+def train_autoencoder(
+    images: torch.Tensor, section: TrainGenerator, runtime: Runtime, state: Path
+) -> tuple[AutoencoderKL, History]:
+    """Trains the autoencoder on images uint8 (N, 3, S, S) on the device; its latents come out standardized."""
+    part, o, seed = section.autoencoder, section.autoencoder.optimization, section.data_seed
+    side = images.shape[-1]
+    network = latent_model.VariationalAutoencoder(part, side).to(runtime.device)
+    latent_side = side // 2 ** (len(part.block_channels) - 1)
+    shape = (part.latent_channels, latent_side, latent_side)
+    order = EpochOrder(len(images), o.batch_size, derive_seed(seed, "autoencoder"))
+    batches = ImageBatches(images, shape, order, draws(seed, "posterior"), o.batch_size)
+    history = train(network, reconstruction_objective(part.kl_weight), batches, o, runtime, state, None)
+    means, _ = latent_model.encode_images(network.model, images, o.batch_size)
+    latent_model.standardize_latents(network.model, means)
+    return network.model, history
+
+
+def train_denoiser(
+    posterior: tuple[torch.Tensor, torch.Tensor],
+    labels: torch.Tensor,
+    captions: tuple[Caption, ...],
+    section: TrainGenerator,
+    runtime: Runtime,
+    state: Path,
+) -> tuple[latent_model.TextConditionedDenoiser, CLIPTokenizer, History]:
+    """Trains text encoder and UNet on latents of the given posterior means and deviations (N, C, h, w)."""
+    part, o, seed = section.denoiser, section.denoiser.optimization, section.data_seed
+    texts = [caption.text for caption in captions]
+    tokenizer = build_tokenizer(texts)
+    tokens = tokenizer([*texts, EMPTY], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    torch.manual_seed(derive_seed(seed, "denoiser"))  # so that the autoencoder's settings don't alter initial weights
+    channels, side = posterior[0].shape[1:3]
+    network = latent_model.TextConditionedDenoiser(part, section.text_encoder, tokenizer, channels, side)
+    network.to(runtime.device)
+    captioned = CaptionedTokens(tokens[:-1], tokens[-1], captions, part.caption_dropout)
+    order = EpochOrder(len(labels), o.batch_size, derive_seed(seed, "denoiser"))
+    noise = draws(seed, "diffusion")
+    batches = LatentBatches(posterior, labels, captioned, part.num_train_timesteps, order, noise, o.batch_size)
+    alphas = latent_model.build_scheduler(part).alphas_cumprod.to(runtime.device)
+    objective = velocity_objective(alphas, part.snr_gamma)
+    history = train(network, objective, batches, o, runtime, state, part.ema_decay)
+    return network, tokenizer, history
+
+
+def build(
+    split: Split, captions: tuple[Caption, ...], section: TrainGenerator, runtime: Runtime, state: Path
+) -> tuple[latent_model.Generator, dict[str, History]]:
+    """Trains the whole generator; returns it with the loss curves of its parts."""
+    images = split.images.to(runtime.device)
+    autoencoder, reconstruction = train_autoencoder(images, section, runtime, state / "autoencoder")
+    posterior = latent_model.encode_images(autoencoder, images, section.autoencoder.optimization.batch_size)
+    denoiser, tokenizer, denoising = train_denoiser(
+        posterior, split.labels, captions, section, runtime, state / "denoiser"
+    )
+    scheduler = latent_model.build_scheduler(section.denoiser)
+    generator = latent_model.Generator(autoencoder, denoiser, tokenizer, scheduler)
+    return generator, {"autoencoder": reconstruction, "denoiser": denoising}
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Trains the profile's generator on the real train split."""
+    if argv:
+        raise BadInput(f"build_generator: takes no argument, was given {argv}; run it bare")
+    study = config.load_study()
+    profile = config.load_profile(study.profile)
+    section, prompts = profile.build_generator, profile.prompts
+    real = read_manifest(DATA / "real")
+    captions = make_captions(prompts, real["class_names"])
+    latent_model.check_image_size(real["image_size"], section.autoencoder, section.denoiser)
+    runtime = open_runtime(section.data_seed)
+    split = load_split(DATA / "real", "train")
+    settings = {"build_generator": section.model_dump(), "prompts": prompts.model_dump()}
+    with scratch("build_generator", settings, (DATA / "real",)) as state:
+        generator, curves = build(split, captions, section, runtime, state)
+        if runtime.is_main:
+            with fresh_dir(PLOTS / "build_generator") as plots, fresh_dir(GENERATOR) as target:
+                for part, history in curves.items():
+                    write_curves(plots / part, history)
+                generator.save(target)
+                write_manifest(target, settings=settings)
+    return {"made": f"{GENERATOR}, a pipeline trained on {len(split)} images", "device": str(runtime.device)}
+
+
+if __name__ == "__main__":
+    run_stage(main)
