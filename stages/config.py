@@ -34,10 +34,11 @@ NO_LOCAL_DATASET = PROFILES / "no_local_dataset"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]*$")]
 Source = Literal["real", "fake", "synthetic", "mixed"]
 
+
 class Encoder(Section):
     """One row of `encoders`."""
 
-    method: Literal["stablerep", "supcon", "simclr", "random", "pixels"]
+    method: Literal["stablerep", "supcon", "simclr", "mae", "byol", "mocov3", "dino", "random", "pixels"]
     """How it is pretrained. `random` is initialised and left untrained, `pixels` is the image itself: controls."""
     source: Source
     """Whose images it sees; for the controls only the image size is taken from it."""
@@ -103,6 +104,7 @@ class Study(Section):
             raise ValueError("encoders: hub is the name of the published backbone (fetch_backbone); choose another")
         return self
 
+
 Model = TypeVar("Model", bound=Section)
 
 
@@ -165,4 +167,6 @@ def check(study: Study, profile: Profile) -> None:
     if "fake" in wanted and dataset not in ("cifake",):
         raise BadInput(f"{PARAMS}: sources: fake, but the data set {dataset} publishes no fakes; leave fake out")
     if "hub" in study.vit_inits and profile.fetch_backbone.model is None:
-        raise BadInput(f"{PARAMS}: vit_inits: hub, but fetch_backbone.model of profile {study.profile} is null; name one")
+        raise BadInput(
+            f"{PARAMS}: vit_inits: hub, but fetch_backbone.model of profile {study.profile} is null; name one"
+        )

@@ -23,7 +23,7 @@ class Backbone(Section):
 
     patch_size: Count
     """Side of a patch in pixels."""
-    hidden_size: Count
+    hidden_size: Annotated[int, Field(ge=4, multiple_of=4)]
     """Width."""
     num_layers: Count
     """Transformer layers."""
@@ -127,9 +127,17 @@ class PretrainEncoder(Section):
     images_per_caption: Annotated[int, Field(ge=2)]
     """Views per caption in a batch (m); SimCLR instead takes two crops of each image, at equal image views."""
     optimization: Optimization
-    """Its training; batch_size counts image views."""
+    """Its training; batch_size counts image views. Rivals take over its steps, batches and precision, not its rates."""
     augmentation: Augmentation
     """Of each view."""
+    mae: Mae
+    """The rival that sees each image once, at equal image views."""
+    byol: Byol
+    """A rival on two crops of each image."""
+    mocov3: MocoV3
+    """A rival on two crops of each image."""
+    dino: Dino
+    """A rival on two crops of each image."""
 
     @model_validator(mode="after")
     def whole_captions(self) -> Self:

@@ -37,7 +37,7 @@ def test_captions_come_in_epochs_and_images_at_random():
 
 
 def test_batches_are_a_function_of_seed_and_step():
-    for make in (lambda seed: caption_views(IDS, 2, 3, seed), lambda seed: crop_views(13, 4, seed)):
+    for make in (lambda seed: caption_views(IDS, 2, 3, seed), lambda seed: crop_views(13, 4, 2, seed)):
         forwards = [make(0)(step).tolist() for step in range(8)]
         rows_of = make(0)
         backwards = [rows_of(step).tolist() for step in reversed(range(8))][::-1]
@@ -46,7 +46,7 @@ def test_batches_are_a_function_of_seed_and_step():
 
 
 def test_two_crops_of_each_image():
-    rows_of = crop_views(13, images_per_batch=4, seed=0)
+    rows_of = crop_views(13, images_per_batch=4, num_views=2, seed=0)
     for epoch in range(3):
         first = []
         for step in range(3 * epoch, 3 * epoch + 3):
@@ -73,6 +73,6 @@ def test_what_can_not_be_done_is_said():
     with pytest.raises(BadInput, match="made from no caption"):
         caption_views(torch.empty(0, dtype=torch.int64), 2, 3, 0)
     with pytest.raises(BadInput, match="batch_size: needs 4 images per batch, but there are only 3"):
-        crop_views(3, 4, 0)
+        crop_views(3, 4, 2, 0)
     with pytest.raises(BadInput, match="positive_key: class"):
         keys_of(split(labels=torch.full_like(IDS, -1)), torch.tensor([0, 1, 4, 2]), "class", 2)

@@ -64,13 +64,13 @@ def caption_views(
     return rows
 
 
-def crop_views(num_images: int, images_per_batch: int, seed: int) -> Callable[[int], torch.Tensor]:
-    """SimCLR's batches: n images, each twice; the augmentation makes two crops of it.
+def crop_views(num_images: int, images_per_batch: int, num_views: int, seed: int) -> Callable[[int], torch.Tensor]:
+    """SimCLR's batches: n images, each in as many views; the augmentation makes another crop of it for each.
 
     Images come in epochs without replacement; an epoch's last images that fill no batch are left out of it.
 
     Returns:
-        A function of the step that gives int64 (2 * n,): rows of the split.
+        A function of the step that gives int64 (num_views * n,): rows of the split.
 
     Raises:
         BadInput: fewer than n images.
@@ -79,7 +79,11 @@ def crop_views(num_images: int, images_per_batch: int, seed: int) -> Callable[[i
         raise BadInput(
             f"batch_size: needs {images_per_batch} images per batch, but there are only {num_images}; lower it"
         )
-    return lambda step: torch.from_numpy(np.tile(_epoch_batch(num_images, images_per_batch, seed, step), 2))
+
+    def rows(step: int) -> torch.Tensor:
+        return torch.from_numpy(np.tile(_epoch_batch(num_images, images_per_batch, seed, step), num_views))
+
+    return rows
 
 
 def keys_of(split: Split, rows: torch.Tensor, key: PositiveKey, num_views: int) -> torch.Tensor:

@@ -1,0 +1,86 @@
+import math
+
+import pytest
+import torch
+from transformers.models.vit_mae.configuration_vit_mae import ViTMAEConfig
+from transformers.models.vit_mae.modeling_vit_mae import ViTMAEForPreTraining
+
+from stages.encoder_sections import Backbone
+from stages.networks import vit
+from stages.networks.masked_autoencoder import MaskedAutoencoder
+from stages.training.mae import mask_noise, reconstruction_loss
+from tests.rivals import MAE
+
+
+@pytest.fixture
+def masked():
+    torch.manual_seed(0)
+    backbone = Backbone(patch_size=4, hidden_size=16, num_layers=2, num_heads=2)
+    return MaskedAutoencoder(vit.build_encoder(backbone, 16, seed=0), MAE)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_transformers_own_masked_autoencoder_gives_the_same_loss(masked, normalize):
+    config = ViTMAEConfig(
+        image_size=16, patch_size=4, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        decoder_hidden_size=8, decoder_num_hidden_layers=1, decoder_num_attention_heads=2, decoder_intermediate_size=32,
+        mask_ratio=0.75, norm_pix_loss=normalize,
+    )  # fmt: skip
+    reference = ViTMAEForPreTraining(config)
+    reference.vit.load_state_dict(masked.encoder.network.state_dict())
+    reference.decoder.load_state_dict(masked.decoder.state_dict())
+    images, noise = torch.rand(3, 3, 16, 16) * 2 - 1, mask_noise(0, 0, range(3), 16)
+    expected = reference(images, noise=noise)
+    predictions, patches, mask = masked(images, noise)
+    torch.testing.assert_close(predictions, expected.logits)
+    torch.testing.assert_close(patches, reference.patchify(images))
+    assert torch.equal(mask, expected.mask.bool())
+    torch.testing.assert_close(reconstruction_loss(predictions, patches, mask, normalize), expected.loss)
+
+
+def test_positions_are_the_sines_of_the_release(masked):
+    ours = masked.decoder.decoder_pos_embed.clone()
+    masked.decoder.initialize_weights(16)  # transformers' own, which its constructor overwrites with zeros
+    torch.testing.assert_close(ours, masked.decoder.decoder_pos_embed.data)
+    positions = masked.encoder.network.embeddings.position_embeddings[0]
+    assert not positions[0].any()
+    assert len(positions.unique(dim=0)) == 17
+    for row, column in ((0, 3), (2, 1)):
+        expected = [
+            wave(place / 10_000 ** (k / 4))
+            for place in (column, row)
+            for wave in (math.sin, math.cos)
+            for k in range(4)
+        ]
+        assert positions[1 + 4 * row + column].tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_gradients_are_of_ordinary_size(masked):
+    images, noise = torch.rand(4, 3, 16, 16) * 2 - 1, mask_noise(0, 0, range(4), 16)
+    reconstruction_loss(*masked(images, noise), normalize_patches=True).backward()
+    assert max(float(p.grad.abs().max()) for p in masked.parameters() if p.grad is not None) < 10
+
+
+def test_what_is_hidden_reaches_no_prediction(masked):
+    images, noise = torch.rand(2, 3, 16, 16), mask_noise(0, 0, range(2), 16)
+    predictions, patches, mask = masked(images, noise)
+    assert mask.sum(dim=1).tolist() == [12, 12]
+    hidden = mask.view(2, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    again, other_patches, _ = masked(torch.where(hidden, -images, images), noise)
+    assert torch.equal(again, predictions)
+    assert not torch.equal(other_patches, patches)
+
+
+def test_the_encoder_is_trained_in_place_and_its_positions_stay(masked):
+    images, noise = torch.rand(2, 3, 16, 16), mask_noise(0, 0, range(2), 16)
+    reconstruction_loss(*masked(images, noise), normalize_patches=True).backward()
+    without = {name for name, p in masked.named_parameters() if p.grad is None}
+    assert without == {"encoder.network.embeddings.position_embeddings", "decoder.decoder_pos_embed"}
+
+
+def test_masks_follow_from_seed_step_and_position():
+    whole = mask_noise(3, 5, range(8), 16)
+    assert torch.equal(torch.cat([mask_noise(3, 5, range(4), 16), mask_noise(3, 5, range(4, 8), 16)]), whole)
+    assert not torch.equal(mask_noise(3, 6, range(8), 16), whole)
+    assert not torch.equal(mask_noise(4, 5, range(8), 16), whole)
+    assert len(whole.unique()) > 100
