@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from kagglesdk import kaggle_env
 
 from stages.artifacts import BadInput
 from stages.dataset import download as module
@@ -211,9 +212,6 @@ class KaggleHandler(http.server.BaseHTTPRequestHandler):
 
 @pytest.mark.parametrize("status", [200, 403])
 def test_kaggle_by_kagglehub_with_the_users_token(status, monkeypatch, tmp_path, capfd, caplog):
-    pytest.importorskip("kagglehub")
-    from kagglesdk import kaggle_env
-
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
     monkeypatch.setenv("KAGGLE_USERNAME", "somebody")

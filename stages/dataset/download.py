@@ -75,17 +75,15 @@ def obtain(published: Published, folder: Path) -> Path:
     raise BadInput(
         f"dataset_path: names no local data, and {published.name} can't be downloaded "
         f"({'; '.join(problems) or 'the profile names no place'}). Either set dataset_path in params.yaml to Kaggle's "
-        f"zip ({published.kaggle}), a tar or an unpacked folder; or `pip install kagglehub` and put your Kaggle token "
-        f"in place (kaggle.com, Settings, API); or give this machine access to {published.url}"
+        f"zip ({published.kaggle}), a tar or an unpacked folder; or let kagglehub download it: reach kaggle.com, with "
+        f"your token in ~/.kaggle or KAGGLE_API_TOKEN; or let this machine reach {published.url}"
     )
 
 
 def _from_kaggle(handle: str) -> Path:
     """Kaggle's copy, unpacked by kagglehub into its own cache, where it also resumes."""
-    try:
-        import kagglehub
-    except ImportError:
-        raise DownloadError("kagglehub is not installed") from None
+    import kagglehub  # half a second that only a download has to pay
+
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:
