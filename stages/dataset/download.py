@@ -16,6 +16,8 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import kagglehub
+
 from stages.artifacts import BadInput, say, write_json
 
 MAX_BYTES = 1 << 30
@@ -82,8 +84,6 @@ def obtain(published: Published, folder: Path) -> Path:
 
 def _from_kaggle(handle: str) -> Path:
     """Kaggle's copy, unpacked by kagglehub into its own cache, where it also resumes."""
-    import kagglehub  # half a second that only a download has to pay
-
     try:
         return Path(kagglehub.dataset_download(handle))
     except Exception as error:
