@@ -1,7 +1,8 @@
 """Fine-tunes a ViT on one source from one init.
 
     python -m stages.finetune_vit synthetic stablerep-synthetic
-    accelerate launch -m stages.finetune_vit synthetic stablerep-synthetic
+    accelerate launch -m stages.finetune_vit synthetic stablerep-synthetic  # on several GPUs
+    torchrun --standalone --nproc_per_node=2 -m stages.finetune_vit synthetic stablerep-synthetic  # on a CPU
 
 Reads `data/<source>`, that source's own validation split, the real one, and `models/encoder/<init>`; writes
 `models/vit/<source>-<init>` (a standard `transformers` folder, the oracle's weights in `oracle/`),
