@@ -2,7 +2,6 @@
 
 import os
 import socket
-from pathlib import Path
 
 import pytest
 import torch
@@ -36,10 +35,10 @@ def train(folder, micro_batch_size, state):
     track(network, optimizer)
     schedule = warmup_cosine(0.01, 0.0, 1, STEPS)
     plan = Plan(STEPS, BATCH, micro_batch_size, schedule, 2, "float32", 1.0, 0.0, ("score",))
-    result = fit(network, cross_entropy(0.1), batches, optimizer, plan, runtime, Path(state), lambda n, s: {"score": s})
+    result = fit(network, cross_entropy(0.1), batches, optimizer, plan, runtime, state, lambda n, s: {"score": s})
     gradients = {name: p.grad for name, p in network.named_parameters()}
     kept = {"history": result.history, "weights": network.state_dict(), "gradients": gradients}
-    torch.save(kept, Path(folder) / f"{runtime.rank}-of-{runtime.num_processes}.pt")
+    torch.save(kept, folder / f"trained-{runtime.rank}-of-{runtime.num_processes}.pt")
 
 
 def gather(folder):
@@ -50,10 +49,15 @@ def gather(folder):
     loss = ((rows @ runtime.gather(rows).T) ** 2).sum(1).mean()
     loss.backward()
     kept = {"loss": runtime.mean(loss), "gradient": rows.grad / runtime.num_processes}
-    torch.save(kept, Path(folder) / f"{runtime.rank}-of-{runtime.num_processes}.pt")
+    torch.save(kept, folder / f"gathered-{runtime.rank}-of-{runtime.num_processes}.pt")
 
 
-def child(rank, port, function, arguments):
+def learn(folder, micro_batch_size):
+    train(folder, micro_batch_size, folder / "state")
+    gather(folder)
+
+
+def child(rank, port, folder):
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -62,28 +66,26 @@ def child(rank, port, function, arguments):
         "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
     }
-    function(*arguments)
+    learn(folder, GROUP)
     torch.distributed.destroy_process_group()
 
 
-def on_two_processes(function, *arguments):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What one process and two leave behind: one takes whole batches, two take theirs in two micro-batches each."""
+    folder, alone = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(child, (port, function, arguments), nprocs=2)
+    torch.multiprocessing.spawn(child, (port, folder), nprocs=2)
+    learn(alone, BATCH)
+    for file in alone.glob("*.pt"):
+        file.rename(folder / file.name)
+    return folder
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("alone")
-    train(folder, BATCH, folder / "state")
-    return torch.load(folder / "0-of-1.pt")
-
-
-@pytest.mark.parametrize("micro_batch_size", [BATCH, GROUP])
-def test_two_processes_learn_what_one_does(tmp_path, alone, micro_batch_size):
-    on_two_processes(train, tmp_path, micro_batch_size, tmp_path / "state")
-    first, second = (torch.load(tmp_path / f"{rank}-of-2.pt") for rank in (0, 1))
+def test_two_processes_learn_what_one_does(folder):
+    first, second, alone = (torch.load(folder / f"trained-{name}.pt") for name in ("0-of-2", "1-of-2", "0-of-1"))
     assert first["history"] == second["history"]
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
     for result in (first, second):
@@ -91,16 +93,13 @@ def test_two_processes_learn_what_one_does(tmp_path, alone, micro_batch_size):
         assert losses == pytest.approx(expected, abs=1e-12)
         torch.testing.assert_close(result["gradients"], alone["gradients"], rtol=0, atol=1e-12)
         torch.testing.assert_close(result["weights"], alone["weights"], rtol=0, atol=1e-12)
-    assert checkpoint.load(tmp_path / "state")["step"] == STEPS
+    assert checkpoint.load(folder / "state")["step"] == STEPS
 
 
-def test_gather_has_the_gradient_of_the_mean_global_loss(tmp_path):
-    gather(tmp_path)
-    on_two_processes(gather, tmp_path)
-    one = torch.load(tmp_path / "0-of-1.pt")
-    parts = [torch.load(tmp_path / f"{rank}-of-2.pt") for rank in (0, 1)]
-    for part in parts:
-        torch.testing.assert_close(part["loss"], one["loss"], rtol=0, atol=1e-12)
-    gradient = torch.cat([part["gradient"] for part in parts])
-    torch.testing.assert_close(gradient, one["gradient"], rtol=0, atol=1e-12)
-    assert one["gradient"].abs().min() > 1e-3
+def test_gather_has_the_gradient_of_the_mean_global_loss(folder):
+    first, second, alone = (torch.load(folder / f"gathered-{name}.pt") for name in ("0-of-2", "1-of-2", "0-of-1"))
+    for part in (first, second):
+        torch.testing.assert_close(part["loss"], alone["loss"], rtol=0, atol=1e-12)
+    gradient = torch.cat([first["gradient"], second["gradient"]])
+    torch.testing.assert_close(gradient, alone["gradient"], rtol=0, atol=1e-12)
+    assert alone["gradient"].abs().min() > 1e-3

@@ -24,7 +24,7 @@ Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 
 SAVE_EVERY_SECONDS = 30.0
 MAX_LOSS_ROWS = 200
-"""Rows of the loss curve, each a mean over the steps since the row before."""
+"""Rows of the loss curve between evaluations, each a mean over the steps since the row before."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,14 @@ class Plan:
             save_every_seconds=SAVE_EVERY_SECONDS,
             select=select,
         )
+
+    def has_evaluation(self, done: int) -> bool:
+        """Whether there is an evaluation, and a checkpoint, after `done` steps."""
+        return done % self.evaluate_every_steps == 0 or done == self.num_steps
+
+    def has_row(self, done: int) -> bool:
+        """Whether the history gets a row after `done` steps."""
+        return done % -(-self.num_steps // MAX_LOSS_ROWS) == 0 or self.has_evaluation(done)
 
 
 @dataclass(frozen=True)
@@ -109,48 +117,42 @@ def fit(
 
     Args:
         network: on the runtime's device already.
-        objective: `(network, rows of a batch)` to {"loss": mean over the rows, ...}, all scalars. It calls `network`
-            itself, not its parts: with several processes it is wrapped. Runs under the runtime's autocast.
+        objective: `(network, rows of a batch)` to {"loss": mean over the rows, ...}, scalars. Calls `network` itself,
+            not its parts: with several processes it is wrapped.
         batches: a pure function of the step and of positions in its global batch.
         optimizer: its groups may carry a `rate_scale`, a factor on the schedule's learning rate.
         plan: sizes and times.
         runtime: device and processes.
         scratch: folder of the checkpoint, this loop's alone.
-        evaluate: `(network in eval mode, steps done)` to scores, without gradients; every process calls it and must
-            get the same. None where there is nothing to evaluate.
+        evaluate: `(network in eval mode, steps done)` to scores, on every process the same; or nothing to evaluate.
 
     Raises:
         BadInput: the batch can't be split over the processes, or the loss is not finite.
     """
-    micro_batches = split_rows(plan, runtime)
-    prepared = runtime.prepare(network)
+    split_rows(plan, runtime)
     runtime.barrier()  # until rank 0 holds the stage's lock, another run may still write the checkpoint
-    step, result = _resume(scratch, network, optimizer)
-    every = max(1, min(plan.evaluate_every_steps, plan.num_steps // MAX_LOSS_ROWS))
+    prepared = runtime.prepare(network)
+    first, result = _resume(scratch, network, optimizer)
     pending: list[dict[str, torch.Tensor]] = []
     saved = time.monotonic()
     network.train()
-    with tqdm(total=plan.num_steps, initial=step, disable=None if runtime.is_main else True) as progress:
-        while step < plan.num_steps:
-            runtime.seed_step(step)
-            rate = plan.schedule(step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("rate_scale", 1.0)
-            pending.append(_step(prepared, objective, batches, optimizer, plan, runtime, step, micro_batches))
-            step += 1
+    with tqdm(total=plan.num_steps, initial=first, disable=None if runtime.is_main else True) as progress:
+        for step in range(first, plan.num_steps):
+            pending.append(_step(prepared, objective, batches, optimizer, plan, runtime, step))
+            done = step + 1
             progress.update()
-            is_evaluation = step % plan.evaluate_every_steps == 0 or step == plan.num_steps
-            if not is_evaluation and step % every:
+            if not plan.has_row(done):
                 continue
-            row = {"step": step, "lr": rate, **_means(pending, step, runtime, scratch)}
+            row = {"step": done, "lr": plan.schedule(step), **_means(pending, done, runtime, scratch)}
             pending.clear()
-            if is_evaluation and evaluate is not None:
-                row |= _evaluated(network, evaluate, step, plan.select, result)
+            if plan.has_evaluation(done) and evaluate is not None:
+                row |= _evaluated(network, evaluate, done, plan.select, result)
             result.history.append(row)
             progress.set_postfix({key: f"{value:.4g}" for key, value in row.items() if key != "step"}, refresh=False)
+            # Processes agree on when to save by the mean of their clocks.
             elapsed = runtime.mean(torch.tensor(time.monotonic() - saved, device=runtime.device))
-            if is_evaluation or float(elapsed) >= plan.save_every_seconds:
-                _save(scratch, network, optimizer, step, result, runtime)
+            if plan.has_evaluation(done) or float(elapsed) >= plan.save_every_seconds:
+                _save(scratch, network, optimizer, done, result, runtime)
                 saved = time.monotonic()
     return result
 
@@ -180,10 +182,13 @@ def _step(
     plan: Plan,
     runtime: Runtime,
     step: int,
-    micro_batches: list[range],
 ) -> dict[str, torch.Tensor]:
     """One optimizer step; returns this process's means, detached."""
+    runtime.seed_step(step)
+    for group in optimizer.param_groups:
+        group["lr"] = plan.schedule(step) * group.get("rate_scale", 1.0)
     totals: dict[str, torch.Tensor] = {}
+    micro_batches = split_rows(plan, runtime)
     share = 1 / len(micro_batches)
     optimizer.zero_grad(set_to_none=True)
     for index, rows in enumerate(micro_batches):
@@ -199,41 +204,41 @@ def _step(
     return totals
 
 
-def _means(pending: list[dict[str, torch.Tensor]], step: int, runtime: Runtime, scratch: Path) -> dict[str, float]:
-    """Means over the pending steps (of which `step` is the number done) and over processes."""
+def _means(pending: list[dict[str, torch.Tensor]], done: int, runtime: Runtime, scratch: Path) -> dict[str, float]:
+    """Means over the pending steps (the last of the `done` ones) and over processes."""
     rows = {key: runtime.mean(torch.stack([values[key] for values in pending])).double().cpu() for key in pending[0]}
     finite = torch.isfinite(rows["loss"])
     if not bool(finite.all()):
         first = int(torch.nonzero(~finite)[0])
         raise BadInput(
-            f"{scratch.name}: the loss became {float(rows['loss'][first])} at step {step - len(pending) + first}; "
+            f"{scratch.name}: the loss became {float(rows['loss'][first])} at step {done - len(pending) + first}; "
             "lower the learning rate, set clip_norm, or use precision float32"
         )
     return {key: float(values.mean()) for key, values in rows.items()}
 
 
 def _evaluated(
-    network: nn.Module, evaluate: Evaluate, step: int, select: tuple[str, ...], result: FitResult
+    network: nn.Module, evaluate: Evaluate, done: int, select: tuple[str, ...], result: FitResult
 ) -> dict[str, float]:
-    """Scores after `step` steps; keeps the weights where one is the best so far."""
+    """Scores after `done` steps; keeps the weights where one is the best so far."""
     network.eval()
     with torch.no_grad():
-        scores = dict(evaluate(network, step))
+        scores = dict(evaluate(network, done))
     network.train()
     for key in select:
         if math.isnan(scores[key]):
-            raise BadInput(f"{key}: is not a number after {step} steps, so nothing can be selected on it")
+            raise BadInput(f"{key}: is not a number after {done} steps, so nothing can be selected on it")
         if key not in result.best or scores[key] > result.best[key].score:
-            result.best[key] = Best(step, scores[key], checkpoint.copy_to_cpu(network))
+            result.best[key] = Best(done, scores[key], checkpoint.copy_to_cpu(network))
     return scores
 
 
 def _save(
-    scratch: Path, network: nn.Module, optimizer: torch.optim.Optimizer, step: int, result: FitResult, runtime: Runtime
+    scratch: Path, network: nn.Module, optimizer: torch.optim.Optimizer, done: int, result: FitResult, runtime: Runtime
 ) -> None:
     if runtime.is_main:
         state = {
-            "step": step,
+            "step": done,
             "network": network.state_dict(),
             "optimizer": optimizer.state_dict(),
             "best": {key: vars(best) for key, best in result.best.items()},
