@@ -200,9 +200,15 @@ class ProbeEncoder(Section):
     """Largest gradient at which L-BFGS ends."""
     num_permutations: Count
     """Shuffles of the train labels that the control is the mean of."""
+    neighbors: Neighbors
+    """Classification by the real train split's nearest images."""
+    few_shot: FewShot
+    """Classification in episodes drawn from the real test split."""
+    linear_heads: LinearHeads
+    """The linear probe as StableRep's release fits it."""
     num_resamples: Count
     """Bootstrap resamples of the test images."""
     bootstrap_seed: Seed
-    """Of the resampling, and of the shuffled labels of the control."""
+    """Of the resampling, the shuffled labels of the control, the few-shot episodes and the SGD heads."""
     confidence: Annotated[float, Field(gt=0, lt=1)]
     """Of every interval."""

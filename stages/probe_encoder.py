@@ -35,6 +35,7 @@ from stages.encoder_sections import ProbeEncoder
 from stages.evaluation.inference import infer
 from stages.evaluation.predictions import Predictions, write_predictions
 from stages.evaluation.probe import Labelled, Splits, judge_encoder
+from stages.evaluation.protocols import judge_otherwise
 from stages.networks import vit
 from stages.training.runtime import Runtime, open_runtime
 
@@ -81,14 +82,16 @@ def main(argv: list[str]) -> dict[str, Any]:
         synthetic_val=embed(load_split(validation_of("synthetic"), "val")),
         test=embed(test),
     )
-    facts, logits = judge_encoder(splits, len(test.class_names), profile.probe_encoder)
+    num_classes = len(test.class_names)
+    others = judge_otherwise(splits.real_train, splits.real_val, splits.test, num_classes, profile.probe_encoder)
+    facts, logits = judge_encoder(splits, num_classes, profile.probe_encoder)
     with fresh_dir(PREDICTIONS / "probe" / name) as partial:
         predictions = Predictions(test.labels.numpy(), logits, test.class_names)
         write_predictions(partial / "test.parquet", predictions)
         write_manifest(partial, split="test")
     seen = {key: manifest[key] for key in ("method", "source", "labels_seen")}
     target = METRICS / "probe_encoder" / f"{name}.json"
-    write_json(target, {**facts, **seen})
+    write_json(target, {**facts, **others, **seen})
     made = f"{target}, top-1 {facts['top1']:.1%} on {len(test)} real test images"
     return {"item": name, "made": made, "device": str(runtime.device)}
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
+from stages.artifacts import BadInput
 from stages.encoder_sections import FewShot
 from stages.evaluation.few_shot import draw_episodes, few_shot_accuracy
 
@@ -64,5 +65,5 @@ def test_seed_and_limits():
 
 
 def test_too_few_images_are_told():
-    with pytest.raises(ValueError, match="3 ways of 6 images each, but only 0 of 2 classes"):
+    with pytest.raises(BadInput, match="takes 3 classes of 6 images each, but only 0 of 2 classes"):
         draw_episodes(np.array([0, 0, 1, 1]), SETTINGS, seed=0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.artifacts import BadInput
 from stages.encoder_sections import FewShot
 
 EPISODES_AT_A_TIME = 50
@@ -31,16 +32,16 @@ def draw_episodes(labels: NDArray[np.int64], settings: FewShot, seed: int) -> ND
         (episodes, ways, shots + queries), positions in `labels`; the first `num_shots` of a class support it.
 
     Raises:
-        ValueError: there are too few classes of enough images.
+        BadInput: there are too few classes of enough images.
     """
     rng = np.random.default_rng(seed)
     size = settings.num_shots + settings.num_queries
     classes, counts = np.unique(labels, return_counts=True)
     eligible = classes[counts >= size]
     if len(eligible) < settings.num_ways:
-        raise ValueError(
-            f"few_shot: {settings.num_ways} ways of {size} images each, but only {len(eligible)} of "
-            f"{len(classes)} classes have so many"
+        raise BadInput(
+            f"few_shot: takes {settings.num_ways} classes of {size} images each, but only {len(eligible)} of "
+            f"{len(classes)} classes have so many; lower num_ways, num_shots or num_queries"
         )
     ways = rng.permuted(np.tile(eligible, (settings.num_episodes, 1)), axis=1)[:, : settings.num_ways]
     episodes = np.empty((*ways.shape, size), np.int64)
@@ -69,13 +70,13 @@ def few_shot_accuracy(
         seed: of the episodes; equal seeds give all encoders the same ones.
 
     Raises:
-        ValueError: there are too few classes of enough images.
+        BadInput: there are too few classes of enough images.
     """
     episodes = draw_episodes(labels, settings, seed)
     actual = np.arange(settings.num_ways)[:, None]
     accuracies = []
     for start in range(0, len(episodes), EPISODES_AT_A_TIME):
-        drawn = features[episodes[start : start + EPISODES_AT_A_TIME]].astype(np.float64)
+        drawn = features[episodes[start : start + EPISODES_AT_A_TIME]]  # (episodes, ways, shots + queries, D)
         prototypes = drawn[:, :, : settings.num_shots].mean(axis=2)  # (episodes, ways, D)
         queries = drawn[:, :, settings.num_shots :]  # (episodes, ways, queries, D)
         # |q - p|^2 less |q|^2, which is the same for all prototypes.
