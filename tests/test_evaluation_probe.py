@@ -112,8 +112,17 @@ def test_too_few_iterations_are_reported():
     assert not probe.choose_head(split(0), split(1), 4, settings).converged
 
 
-def test_the_judgement_looks_at_test_images_last():
-    """Other test images change figures but no fitted head; synthetic features never reach the real head."""
+def test_each_head_is_chosen_on_a_val_of_its_own_source():
+    """The strength that synthetic val asks for is neither real val's nor the test split's here."""
+    train, val = split(3, count=60, noise=6), split(23, noise=6)
+    best = [probe.choose_head(train, other, 4, SETTINGS).inverse_strength for other in (val, split(1), split(4))]
+    assert len(set(best)) == 3
+    facts, _ = probe.judge_encoder(Splits(train, split(1), train, val, split(4)), 4, SETTINGS)
+    assert facts["synthetic_head_inverse_strength"] == best[0]
+    assert facts["inverse_strength"] == best[1]
+
+
+def test_synthetic_features_never_reach_the_real_head():
     splits = Splits(split(0), split(1), split(2, noise=4), split(3, noise=4), split(4))
     facts, logits = probe.judge_encoder(splits, 4, SETTINGS)
     other = Splits(split(0), split(1), split(7), split(8), split(4))
