@@ -29,6 +29,8 @@ class Backbone(Section):
     """Transformer layers."""
     num_heads: Count
     """Attention heads."""
+    initializer_range: Positive
+    """Standard deviation of initial weights; transformers' own is 0.02."""
 
 
 class Projection(Section):
@@ -127,9 +129,11 @@ class PretrainEncoder(Section):
     images_per_caption: Annotated[int, Field(ge=2)]
     """Views per caption in a batch (m); SimCLR instead takes two crops of each image, at equal image views."""
     optimization: Optimization
-    """Its training; batch_size counts image views. Rivals take over its steps, batches and precision, not its rates."""
+    """Its training; batch_size counts image views. All methods share its steps, batches and precision, not its rates."""
     augmentation: Augmentation
-    """Of each view."""
+    """Of each view of StableRep and SupCon."""
+    simclr: Recipe
+    """SimCLR, which needs stronger augmentation: it alone tells two views of an image apart."""
     mae: Mae
     """The rival that sees each image once, at equal image views."""
     byol: Byol

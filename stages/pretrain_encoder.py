@@ -65,6 +65,8 @@ def labels_seen(method: str, section: PretrainEncoder) -> str:
 def recipe_of(method: str, section: PretrainEncoder) -> Recipe:
     """The learning rate, weight decay and augmentation that are a method's own."""
     match method:
+        case "simclr":
+            return section.simclr
         case "mae":
             return section.mae
         case "byol":

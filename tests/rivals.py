@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from stages.dataset.tensors import Split
-from stages.encoder_sections import Backbone, Byol, Dino, Mae, MocoV3, PretrainEncoder, Projection
+from stages.encoder_sections import Backbone, Byol, Dino, Mae, MocoV3, PretrainEncoder, Projection, Recipe
 from stages.networks import vit
 from stages.pretrain_encoder import make_batches, network_of, objective_of, optimizer_of, positives
 from stages.sections import Augmentation, Optimization
@@ -32,7 +32,7 @@ DINO = Dino(
 METHODS = ("stablerep", "mae", "byol", "mocov3", "dino")
 NUM_STEPS, BATCH, SIZE = 4, 8, 16
 SECTION = PretrainEncoder(
-    backbone=Backbone(patch_size=4, hidden_size=16, num_layers=2, num_heads=2),
+    backbone=Backbone(patch_size=4, hidden_size=16, num_layers=2, num_heads=2, initializer_range=0.02),
     projection=Projection(hidden_size=12, output_size=6),
     temperature=0.1,
     positive_key="caption",
@@ -42,7 +42,7 @@ SECTION = PretrainEncoder(
         warmup_steps=1, weight_decay=0.1, beta2=0.95, clip_norm=None, evaluate_every_steps=2, precision="float32",
     ),
     augmentation=PLAIN.model_copy(update={"crop_scale_min": 0.3, "jitter": 0.8, "brightness": 0.4}),
-    mae=MAE, byol=BYOL, mocov3=MOCOV3, dino=DINO,
+    simclr=Recipe(**RECIPE), mae=MAE, byol=BYOL, mocov3=MOCOV3, dino=DINO,
 )  # fmt: skip
 
 

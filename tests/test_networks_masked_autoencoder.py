@@ -15,7 +15,7 @@ from tests.rivals import MAE
 @pytest.fixture
 def masked():
     torch.manual_seed(0)
-    backbone = Backbone(patch_size=4, hidden_size=16, num_layers=2, num_heads=2)
+    backbone = Backbone(patch_size=4, hidden_size=16, num_layers=2, num_heads=2, initializer_range=0.02)
     return MaskedAutoencoder(vit.build_encoder(backbone, 16, seed=0), MAE)
 
 

@@ -12,7 +12,7 @@ from stages.artifacts import BadInput, digest
 from stages.encoder_sections import Backbone
 from stages.networks import vit
 
-SETTINGS = Backbone(patch_size=8, hidden_size=16, num_layers=2, num_heads=2)
+SETTINGS = Backbone(patch_size=8, hidden_size=16, num_layers=2, num_heads=2, initializer_range=0.02)
 NAMES = ("cat", "dog", "frog")
 
 

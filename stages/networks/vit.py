@@ -111,7 +111,7 @@ class ViTClassifier(nn.Module):
 
 
 def build_encoder(settings: Backbone, image_size: int, seed: int) -> ViTEncoder:
-    """A freshly initialised ViT (weights N(0, 0.02), as in ViT's released code); equal seeds give equal weights.
+    """A freshly initialised ViT; equal seeds give equal weights, whatever was drawn before.
 
     Raises:
         BadInput: patches don't tile the image, or heads don't divide the width.
@@ -131,6 +131,7 @@ def build_encoder(settings: Backbone, image_size: int, seed: int) -> ViTEncoder:
         intermediate_size=MLP_RATIO * settings.hidden_size,
         num_hidden_layers=settings.num_layers,
         num_attention_heads=settings.num_heads,
+        initializer_range=settings.initializer_range,
     )
     with _seeded(seed):
         network = ViTModel(config, add_pooling_layer=False)
