@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from stages.artifacts import BadInput
 from stages.encoder_sections import PretrainEncoder, ProbeEncoder
 from stages.sections import (
+    AuditSynthetic,
     Evaluate,
     FetchBackbone,
     FetchData,
@@ -57,6 +58,7 @@ class Profile(Section):
     pretrain_encoder: PretrainEncoder
     finetune_vit: FinetuneVit
     evaluate: Evaluate
+    audit_synthetic: AuditSynthetic
     probe_encoder: ProbeEncoder
     summarize: Summarize
 

@@ -358,6 +358,21 @@ class Evaluate(Section):
     """Of every interval."""
 
 
+class AuditSynthetic(Section):
+    """`audit_synthetic`."""
+
+    batch_size: Count
+    """Images per forward pass."""
+    precision: Precision
+    """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
+    images_per_class: Count
+    """The most of each class and set that figures of whole sets are taken on, which need sets of one size."""
+    subsample_seed: Seed
+    """Of the draw of those."""
+    num_neighbors: Count
+    """Of precision, recall, density and coverage."""
+
+
 class Summarize(Section):
     """`summarize`."""
 

@@ -53,6 +53,16 @@ def test_logits_of_every_image_in_evaluation_are_its_own(settings, side, classes
     torch.testing.assert_close(network(draw(8, side)[3:4]), logits[3:4], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(("settings", "size"), [(APAI, 128), (RESNET, 64)])
+def test_logits_are_linear_in_the_penultimate_features(settings, size):
+    network = cnn.build(settings, 10, 32).eval()
+    features = network.features(draw())
+    assert features.shape == (8, size)
+    assert torch.equal(network.classify(features), network(draw()))
+    middle = network.classify((features[:4] + features[4:]) / 2)
+    torch.testing.assert_close(middle, (network(draw())[:4] + network(draw())[4:]) / 2)
+
+
 @pytest.mark.parametrize("settings", [APAI, RESNET])
 def test_every_parameter_learns(settings):
     network = cnn.build(settings, 10, 32)

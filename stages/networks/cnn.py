@@ -33,19 +33,27 @@ class Apai3010(nn.Module):
         widths = (width * (image_size // 8) ** 2, *DENSE_WIDTHS, num_classes)
         self.dense = nn.ModuleList(nn.Linear(*pair) for pair in itertools.pairwise(widths))
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] to logits (B, classes)."""
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] to the penultimate layer (B, 128)."""
         maps = images
         for conv, norm in zip(self.convs, self.norms, strict=True):
             maps = norm(F.relu(F.max_pool2d(conv(maps), 2)))  # the same as pooling last, at a quarter of the cost
         features = maps.flatten(1)
         for layer in list(self.dense)[:-1]:
             features = F.relu(layer(features))
+        return features
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """What `features` gives to logits (B, classes)."""
         logits: torch.Tensor = self.dense[-1](features)
         return logits
 
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] to logits (B, classes)."""
+        return self.classify(self.features(images))
 
-def build(settings: Cnn, num_classes: int, image_size: int) -> nn.Module:
+
+def build(settings: Cnn, num_classes: int, image_size: int) -> Apai3010 | ResNet9:
     """A freshly initialised CNN from images (B, 3, image_size, image_size) in [-1, 1] to logits (B, num_classes).
 
     Its memory format is channels last, in which convolutions cost half on CPUs and on GPUs with tensor cores.
@@ -60,7 +68,7 @@ def build(settings: Cnn, num_classes: int, image_size: int) -> nn.Module:
     """
     if image_size % 8:
         raise ValueError(f"image_size: {image_size} is no multiple of 8")
-    network: nn.Module
+    network: Apai3010 | ResNet9
     match settings.name:
         case "apai3010":
             network = Apai3010(settings.width, settings.norm_group, num_classes, image_size)
@@ -86,7 +94,7 @@ def save(
         save_file({key: tensor.contiguous() for key, tensor in state_dict.items()}, folder / name)
 
 
-def load(folder: Path, name: str, class_names: Sequence[str], image_size: int) -> nn.Module:
+def load(folder: Path, name: str, class_names: Sequence[str], image_size: int) -> Apai3010 | ResNet9:
     """Rebuilds a CNN with the weights of file `name`, in evaluation mode.
 
     Raises:

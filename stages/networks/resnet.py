@@ -59,8 +59,16 @@ class ResNet9(nn.Module):
         )
         self.head = nn.Linear(8 * width, num_classes)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W) in [-1, 1] to logits (B, classes)."""
-        features = self.body(self.stem(images)).amax((2, 3))
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] to the penultimate layer (B, 8 * width)."""
+        features: torch.Tensor = self.body(self.stem(images)).amax((2, 3))
+        return features
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """What `features` gives to logits (B, classes)."""
         logits: torch.Tensor = self.head(features) * LOGIT_SCALE
         return logits
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [-1, 1] to logits (B, classes)."""
+        return self.classify(self.features(images))

@@ -1,0 +1,117 @@
+"""Says what the synthetic images are worth, by the features of the CNN that was trained on real ones.
+
+    python -m stages.audit_synthetic
+    data/{real,synthetic,test} models/cnn/real -> metrics/audit_synthetic.json plots/audit_synthetic
+
+Every figure of the synthetic train images stands beside its floor: what the real test images get against the same
+real train images. The CNN has seen those, so that even new real images are not perfect. Nothing is chosen by the
+floor. Under 10 CPU seconds for 8,000 images of 32 x 32 pixels.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages import config
+from stages.artifacts import DATA, METRICS, MODELS, PLOTS, BadInput, fresh_dir, run_stage, write_bytes, write_json
+from stages.dataset.augment import normalize
+from stages.dataset.tensors import Split, load_split
+from stages.diffusion.grid import sample_grid
+from stages.evaluation import scores
+from stages.evaluation.figures import confusion_rows, write_csv
+from stages.evaluation.inference import infer
+from stages.evaluation.prdc import nearest
+from stages.evaluation.set_quality import Judged, compare, draw_equally, per_class_rows, recognizability
+from stages.networks import cnn
+from stages.sections import AuditSynthetic
+from stages.training.runtime import Runtime, open_runtime
+
+TRAIN, COMPARED = "real", ("synthetic", "real_test")
+PLACES = {"real": ("real", "train"), "synthetic": ("synthetic", "train"), "real_test": ("test", "test")}
+PAIRS_SHOWN = 16
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Audits the synthetic train images."""
+    if argv:
+        raise BadInput(f"audit_synthetic: takes no argument, was given {argv}; run it bare")
+    study = config.load_study()
+    profile = config.load_profile(study.profile)
+    section = profile.audit_synthetic
+    splits = load_splits()
+    class_names = splits[TRAIN].class_names
+    runtime = open_runtime(seed=0)  # what is drawn has a seed of its own
+    judge = judge_of(splits[TRAIN], section, runtime)
+    whole = {name: judge(split) for name, split in splits.items()}
+    chosen = draw_equally(whole, len(class_names), section.images_per_class, section.subsample_seed)
+    parts = {name: judged[chosen[name]] for name, judged in whole.items()}
+    near = {name: nearest(parts[name].features, whole[TRAIN].features) for name in COMPARED}
+    facts: dict[str, Any] = {
+        name: {"recognizability": recognizability(whole[name])}
+        | compare(parts[TRAIN], parts[name], near[name][0], section.num_neighbors)
+        for name in COMPARED
+    }
+    facts |= {"images_per_set": len(chosen[TRAIN]), "num_features": whole[TRAIN].features.shape[1]}
+    with fresh_dir(PLOTS / "audit_synthetic") as folder:
+        write_tables(folder, whole, parts, class_names)
+        queries = splits["synthetic"].images[chosen["synthetic"]]
+        write_bytes(folder / "nearest.png", nearest_pairs(queries, splits[TRAIN].images, *near["synthetic"]))
+    target = METRICS / "audit_synthetic.json"
+    write_json(target, facts)
+    shares = [f"{facts[name]['recognizability']:.1%} of {name}" for name in COMPARED]
+    return {"made": f"{target}, recognized {' and '.join(shares)}", "device": str(runtime.device)}
+
+
+def load_splits() -> dict[str, Split]:
+    """The three sets of images, held to one another."""
+    splits = {name: load_split(DATA / folder, split) for name, (folder, split) in PLACES.items()}
+    real = splits[TRAIN]
+    for name, split in splits.items():
+        folder = DATA / PLACES[name][0]
+        if (split.class_names, split.images.shape[1:]) != (real.class_names, real.images.shape[1:]) and len(split):
+            raise BadInput(f"{folder}: its classes or image size differ from those of data/real; run `dvc repro` again")
+        for label, count in enumerate(split.labels.bincount(minlength=len(split.class_names)).tolist()):
+            if not count:
+                raise BadInput(f"{folder}: holds no image of class {split.class_names[label]}, so nothing to compare")
+    return splits
+
+
+def judge_of(real: Split, section: AuditSynthetic, runtime: Runtime) -> Callable[[Split], Judged]:
+    """What the real arm's CNN makes of a split."""
+    network = cnn.load(MODELS / "cnn" / "real", "model.safetensors", real.class_names, real.images.shape[-1])
+    network = network.to(runtime.device)
+
+    def features(batch: torch.Tensor) -> torch.Tensor:
+        return network.features(normalize(batch.to(runtime.device)))
+
+    @torch.inference_mode()
+    def judge(split: Split) -> Judged:
+        with runtime.autocast(section.precision):
+            found = infer(torch.nn.Identity(), split.images, section.batch_size, features)
+        embedded = torch.from_numpy(found).to(runtime.device)
+        return Judged(embedded, network.classify(embedded).argmax(1), split.labels.to(runtime.device))
+
+    return judge
+
+
+def write_tables(
+    folder: Path, whole: dict[str, Judged], parts: dict[str, Judged], class_names: tuple[str, ...]
+) -> None:
+    """Per class every figure that one class has; and what the CNN takes the synthetic images for."""
+    all_images, drawn = ({name: sets[name] for name in COMPARED} for sets in (whole, parts))
+    write_csv(folder / "per_class.csv", per_class_rows(all_images, drawn, class_names))
+    labels, predicted = (tensor.cpu().numpy() for tensor in (whole["synthetic"].labels, whole["synthetic"].predicted))
+    counts = scores.confusion(labels, predicted, len(class_names))
+    write_csv(folder / "confusion.csv", confusion_rows(counts.tolist(), class_names))
+
+
+def nearest_pairs(queries: torch.Tensor, train: torch.Tensor, apart: torch.Tensor, twins: torch.Tensor) -> bytes:
+    """A picture of the synthetic images that come nearest to a real train image, each above that one."""
+    closest = apart.argsort(stable=True)[:PAIRS_SHOWN].cpu()
+    return sample_grid([("synthetic", queries[closest]), ("nearest real", train[twins.cpu()[closest]])])
+
+
+if __name__ == "__main__":
+    run_stage(main)
