@@ -129,7 +129,7 @@ class PretrainEncoder(Section):
     images_per_caption: Annotated[int, Field(ge=2)]
     """Views per caption in a batch (m); SimCLR instead takes two crops of each image, at equal image views."""
     optimization: Optimization
-    """Its training; batch_size counts image views. All methods share its steps, batches and precision, not its rates."""
+    """Its training; batch_size counts image views. All methods share its steps, batch and precision, not its rates."""
     augmentation: Augmentation
     """Of each view of StableRep and SupCon."""
     simclr: Recipe
