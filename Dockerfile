@@ -24,16 +24,11 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && git config --system --add safe.directory /workspace
 COPY --from=builder /opt/venv /opt/venv
-# With a read-only root only /workspace and /tmp are writable; compiled kernels are worth keeping. No user of the image
-# needs an entry in /etc/passwd.
+# With a read-only root only /workspace and /tmp are writable, so every library's cache goes below HOME. With USER set, a
+# user of the image needs no entry in /etc/passwd.
 ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     USER=understudy \
-    XDG_CACHE_HOME=/tmp/cache \
-    HF_HOME=/tmp/huggingface \
-    MPLCONFIGDIR=/tmp/matplotlib \
-    TORCHINDUCTOR_CACHE_DIR=/workspace/.scratch/torchinductor \
-    TRITON_CACHE_DIR=/workspace/.scratch/triton \
     DVC_SITE_CACHE_DIR=/tmp/dvc \
     DVC_NO_ANALYTICS=1 \
     NVIDIA_VISIBLE_DEVICES=all \

@@ -20,11 +20,11 @@ stages:
     deps: [source]
     outs: [first]
   left:
-    cmd: touch left.sign; timeout 60 sh -c 'until test -e right.sign; do sleep 0.05; done' && cat first > left
+    cmd: touch left.sign; timeout 200 sh -c 'until test -e right.sign; do sleep 0.05; done' && cat first > left
     deps: [first]
     outs: [left]
   right:
-    cmd: touch right.sign; timeout 60 sh -c 'until test -e left.sign; do sleep 0.05; done' && wc -c < first > right
+    cmd: touch right.sign; timeout 200 sh -c 'until test -e left.sign; do sleep 0.05; done' && wc -c < first > right
     deps: [first]
     outs: [right]
   wide:
@@ -51,7 +51,7 @@ def dvc(folder: Path, *args: str) -> str:
 
 def repro(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(RUNNER), "--jobs", "2"], cwd=folder, capture_output=True, text=True, timeout=120
+        [sys.executable, str(RUNNER), "--jobs", "2"], cwd=folder, capture_output=True, text=True, timeout=400
     )
 
 
@@ -118,6 +118,22 @@ def test_a_failing_stage_ends_the_run_with_its_words(repository: Path) -> None:
     mended = repro(repository)
     assert mended.returncode == 0, mended.stdout + mended.stderr
     assert "first" not in started(mended)
+
+
+@pytest.mark.dvc
+def test_each_of_the_stages_side_by_side_has_a_gpu_of_its_own(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = (
+        'cmd: \'touch {0}.sign; timeout 200 sh -c "until test -e {1}.sign; do sleep 0.05; done" && '
+        "echo $CUDA_VISIBLE_DEVICES > {0}', outs: [{0}], meta: {{slots: all}}"
+    )
+    stages = ", ".join(f"{a}: {{{stage.format(a, b)}}}" for a, b in (("left", "right"), ("right", "left")))
+    (repository / "dvc.yaml").write_text(f"stages: {{{stages}}}\n")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    run = repro(repository)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert {(repository / name).read_text() for name in ("left", "right")} == {"3\n", "5\n"}
 
 
 @pytest.mark.dvc

@@ -3,9 +3,10 @@
     python tools/repro.py [--jobs N]
 
 Same results and same dvc.lock as plain `dvc repro`, which runs one stage at a time. A stage computes on one CPU core
-or one GPU, so there is one slot per core, or per GPU if there are any; a stage with `meta: {slots: all}` in dvc.yaml
-spreads over all of them itself and nothing is started beside it. Among the stages that could start, the one with the
-longest way to the end goes first, by the seconds in `runs/*.json` where an earlier run left them.
+or one GPU, so there is one slot per core, or per GPU if there are any. On a CPU a stage with `meta: {slots: all}` in
+dvc.yaml spreads over all cores itself: it starts on the first free one and nothing is started beside it. Among the
+stages that could start, the one with the longest way to the end goes first, by the seconds in `runs/*.json` where an
+earlier run left them.
 """
 
 import argparse
@@ -104,6 +105,7 @@ class Runner:
     def __init__(self, pipeline: Pipeline, slots: list[Slot]) -> None:
         self.pipeline = pipeline
         self.slots = slots
+        self.spreading = pipeline.spreading if slots[0] is None else set[str]()
         self.processes: set[subprocess.Popen[str]] = set()
         self.failed: dict[str, deque[str]] = {}
         self.width = max(map(len, pipeline.upstream), default=0)
@@ -143,14 +145,9 @@ class Runner:
 
     def take(self, stage: str, free: list[Slot], running: set[str]) -> list[Slot]:
         """Moves the slots that a stage gets out of `free`; none if it has to wait."""
-        if self.failed or not free or running & self.pipeline.spreading:
+        if self.failed or not free or running & self.spreading:
             return []
-        count = 1
-        if stage in self.pipeline.spreading:
-            # Cores can be shared with a stage that is still running; GPU memory can't.
-            count = len(free) if free[0] is None else len(self.slots)
-        if len(free) < count:
-            return []
+        count = len(free) if stage in self.spreading else 1
         return [free.pop() for _ in range(count)]
 
     def repro(self, stage: str, slots: list[Slot]) -> bool:
@@ -160,7 +157,7 @@ class Runner:
         before = recorded_outs(stage)
         environment = dict(os.environ, PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
         if slots[0] is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(filter(None, slots))
+            environment["CUDA_VISIBLE_DEVICES"] = slots[0]
         process = subprocess.Popen(
             [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage],
             stdout=subprocess.PIPE,
@@ -171,6 +168,8 @@ class Runner:
             start_new_session=True,
         )
         self.processes.add(process)
+        if self.stopping.is_set():
+            process.kill()
         assert process.stdout is not None
         lines: deque[str] = deque(maxlen=40)
         for line in process.stdout:
