@@ -6,7 +6,8 @@
 
 Reads `data/<the encoder's source>`, writes `models/encoder/<name>`, a standard `transformers` folder, and its learning
 curves. All encoders of a study start from the same weights, which are what `random` is. The last weights count:
-nothing is selected.
+nothing is selected. digits: about 55 CPU seconds; a linear head on real train features reaches 93 % on val with
+`stablerep-synthetic`, 83 % with `simclr-synthetic`, 63 % with `random`, and 90 % on raw pixels.
 """
 
 from pathlib import Path
