@@ -4,6 +4,7 @@ The only reader of YAML in the project. It holds no default and no formula: ever
 stands in a settings file, where DVC sees it. Never imports torch.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -120,19 +121,28 @@ def _load(path: Path, kind: type[Model]) -> Model:
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        raise BadInput(_sentence(path, error)) from None
+        raise BadInput(_sentence(path, content, error)) from None
 
 
-def _sentence(path: Path, error: ValidationError) -> str:
+def _sentence(path: Path, content: Any, error: ValidationError) -> str:
     """The first complaint of pydantic as one line that names the file and the key."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(_keys(first["loc"], content))
     what = first["msg"].removeprefix("Value error, ")
     what = {"Extra inputs are not permitted": "unknown key; correct its spelling or delete it"}.get(what, what)
     given = first["input"]
     shown = f" (it is {given!r})" if isinstance(given, str | int | float | None) else ""
     more = f"; and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return f"{path}: {key + ': ' if key else ''}{what}{shown}{more}"
+
+
+def _keys(location: tuple[int | str, ...], content: Any) -> Iterator[str]:
+    """Where a complaint is about, in the file's own keys: pydantic puts the `mode` of a section between them."""
+    for part in location[:-1]:
+        if not isinstance(content, dict) or part != content.get("mode"):
+            content = content[part]
+            yield str(part)
+    yield from map(str, location[-1:])
 
 
 def load_study() -> Study:

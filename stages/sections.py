@@ -250,13 +250,29 @@ class GenerateSynthetic(Section):
     """Compile the denoiser with torch.compile; needs a C++ compiler on a CPU."""
 
 
-class MixSources(Section):
-    """`mix_sources`."""
+class MixByFraction(Section):
+    """`mix_sources`, at the real arm's total."""
 
+    mode: Literal["fraction"]
+    """Synthetic images take the place of real ones: as many distinct images as every other arm has."""
     data_seed: Seed
     """Of the draw."""
     real_fraction: Share
-    """Share of real images in the mixed arm, at the real arm's total."""
+    """Share of real images."""
+
+
+class MixByAddition(Section):
+    """`mix_sources`, all real images and synthetic ones besides."""
+
+    mode: Literal["add"]
+    """Synthetic images come on top: more distinct images than the other arms have, in the same number of steps."""
+    data_seed: Seed
+    """Of the draw."""
+    synthetic_per_real: Positive
+    """Synthetic images of each class per real one; `generate_synthetic` makes at most one for training."""
+
+
+MixSources = Annotated[MixByFraction | MixByAddition, Field(discriminator="mode")]
 
 
 class Augmentation(Section):

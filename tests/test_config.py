@@ -82,6 +82,11 @@ def test_mistakes_in_params(settings, change, words):
         ("train_cnn", lambda s: s["optimization"].update(learning_rate="fast"), ["learning_rate", "fast"]),
         ("prompts", lambda s: s.update(templates=["a photo"]), ["prompts", "{name}"]),
         ("pretrain_encoder", lambda s: s.update(images_per_caption=1), ["images_per_caption"]),
+        ("mix_sources", lambda s: s.update(real_fraction=2), [": mix_sources.real_fraction: ", "2"]),
+        ("mix_sources", lambda s: s.pop("real_fraction"), [": mix_sources.real_fraction: ", "required"]),
+        ("mix_sources", lambda s: s.update(mode="add"), [": mix_sources.synthetic_per_real: ", "required"]),
+        ("mix_sources", lambda s: s.update(mode="ad"), [": mix_sources: ", "'ad'", "'fraction', 'add'"]),
+        ("mix_sources", lambda s: s.update(fraction=1), [": mix_sources.fraction: ", "unknown key"]),
     ],
 )
 def test_mistakes_in_the_profile(settings, section, change, words):

@@ -200,6 +200,30 @@ def test_mixed_has_the_real_arms_numbers(project, fraction, real):
     assert read_manifest(Path("data/mixed"))["class_names"] == list(CLASSES)
 
 
+@pytest.mark.parametrize(("per_real", "train", "val"), [(1, 14, 4), (0.5, 7, 2)])
+def test_addition_puts_synthetic_images_on_top_of_all_real_ones(project, per_real, train, val):
+    profile = tiny_profile()
+    profile["mix_sources"] = {"mode": "add", "data_seed": 0, "synthetic_per_real": per_real}
+    write_settings(profile)
+    fetch_data.main([])
+    write_synthetic()
+    made = mix_sources.main([])["made"]
+    assert f"{3 * (14 + train)} train and {3 * (4 + val)} val" in made
+    for name, folder, added in (("train", "real", train), ("val", "val", val)):
+        rows = list(shards.read_rows(Path("data/mixed"), name))
+        assert set(contents(folder, name)) < {row.image for row in rows}
+        for label in range(3):
+            assert sum(row.label == label and row.caption_id != -1 for row in rows) == added
+    profile["mix_sources"]["synthetic_per_real"] = 2
+    write_settings(profile)
+    before = digest(project / "data" / "mixed")
+    with pytest.raises(
+        BadInput, match=r"needs 28 synthetic images of class circle, there are 14; .*synthetic_per_real"
+    ):
+        mix_sources.main([])
+    assert digest(project / "data" / "mixed") == before
+
+
 def test_mixing_twice_gives_the_same_bytes(project):
     fetch_data.main([])
     write_synthetic()

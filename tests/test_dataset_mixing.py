@@ -5,6 +5,7 @@ import pytest
 from stages.artifacts import BadInput
 from stages.dataset import mixing
 from stages.dataset.shards import Row
+from stages.sections import MixByAddition, MixByFraction
 
 NAMES = ("cat", "dog")
 
@@ -13,18 +14,30 @@ def rows(origin, *counts):
     return [Row(f"{origin} {label} {i}".encode(), "", label) for label, n in enumerate(counts) for i in range(n)]
 
 
+def by_fraction(fraction):
+    return MixByFraction(mode="fraction", data_seed=0, real_fraction=fraction)
+
+
 def drawn(real, fraction, seed=0):
     items = mixing.drawables(real, seed)
-    counts, rest = mixing.quotas(items, fraction)
+    counts, rest = mixing.quotas(items, by_fraction(fraction))
     chosen = list(mixing.select(real, mixing.draw(items, counts, NAMES, "real")))
     return chosen, rest
 
 
 @pytest.mark.parametrize("fraction", [0, 0.25, 0.5, 0.9, 1])
 def test_quotas_fill_up_to_the_real_arms_numbers(fraction):
-    real, rest = mixing.quotas(mixing.drawables(rows("real", 40, 7), 0), fraction)
+    real, rest = mixing.quotas(mixing.drawables(rows("real", 40, 7), 0), by_fraction(fraction))
     assert [real[i] + rest[i] for i in (0, 1)] == [40, 7]
     assert [real[i] for i in (0, 1)] == [round(fraction * 40), round(fraction * 7)]
+
+
+@pytest.mark.parametrize("per_real", [0.1, 0.5, 1, 2.5])
+def test_addition_keeps_all_real_images(per_real):
+    section = MixByAddition(mode="add", data_seed=0, synthetic_per_real=per_real)
+    real, rest = mixing.quotas(mixing.drawables(rows("real", 40, 7), 0), section)
+    assert real == {0: 40, 1: 7}
+    assert rest == {0: round(40 * per_real), 1: round(7 * per_real)}
 
 
 def test_the_draw_depends_on_seed_and_content_only():

@@ -1,12 +1,14 @@
-"""The draw behind the mixed arm: which images of two sources, at the numbers of one. Never imports torch."""
+"""The draw behind the mixed arm: how many and which images of two sources. Never imports torch."""
 
 import collections
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import assert_never
 
 from stages.artifacts import BadInput
 from stages.dataset.shards import Row
+from stages.sections import MixByAddition, MixByFraction, MixSources
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +25,20 @@ def drawables(rows: Iterable[Row], seed: int) -> list[Drawable]:
     return [Drawable(row.label, hashlib.sha256(b"%d " % seed + row.image).digest()) for row in rows]
 
 
-def quotas(real: Sequence[Drawable], real_fraction: float) -> tuple[dict[int, int], dict[int, int]]:
-    """How many real and how many synthetic images of each label: together as many as there are real ones."""
+def quotas(real: Sequence[Drawable], section: MixSources) -> tuple[dict[int, int], dict[int, int]]:
+    """How many real and how many synthetic images of each label.
+
+    By fraction they are together as many as there are real ones; by addition all real ones and others besides.
+    """
     totals = collections.Counter(item.label for item in real)
-    from_real = {label: round(real_fraction * total) for label, total in totals.items()}
-    return from_real, {label: total - from_real[label] for label, total in totals.items()}
+    match section:
+        case MixByFraction():
+            from_real = {label: round(section.real_fraction * total) for label, total in totals.items()}
+            return from_real, {label: total - from_real[label] for label, total in totals.items()}
+        case MixByAddition():
+            return dict(totals), {label: round(section.synthetic_per_real * total) for label, total in totals.items()}
+        case _:
+            assert_never(section)
 
 
 def draw(items: Sequence[Drawable], counts: dict[int, int], class_names: Sequence[str], origin: str) -> set[int]:
@@ -44,8 +55,8 @@ def draw(items: Sequence[Drawable], counts: dict[int, int], class_names: Sequenc
         available = by_label[label]
         if len(available) < count:
             raise BadInput(
-                f"mix_sources.real_fraction: needs {count} {origin} images of class {class_names[label]}, there are "
-                f"{len(available)}; make more of them or change the fraction"
+                f"mix_sources: needs {count} {origin} images of class {class_names[label]}, there are "
+                f"{len(available)}; make more of them, or change real_fraction or synthetic_per_real"
             )
         chosen |= {position for _, position in sorted(available)[:count]}
     return chosen
