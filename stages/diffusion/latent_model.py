@@ -10,6 +10,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from stages.artifacts import BadInput
+from stages.diffusion.attention import choose_attention
 from stages.diffusion.quiet import hide_progress_bars
 from stages.sections import Autoencoder, Denoiser, TextEncoder
 
@@ -103,6 +104,7 @@ class TextConditionedDenoiser(nn.Module):
             attention_head_dim=section.num_heads,  # which diffusers reads as the number of heads
             norm_num_groups=NORM_GROUPS,
         )
+        choose_attention(self.unet)
 
     def forward(self, latents: torch.Tensor, timesteps: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """The prediction (B, C, h, w) from noisy latents (B, C, h, w), timesteps (B,) and token ids (B, L)."""

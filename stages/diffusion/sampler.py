@@ -15,6 +15,7 @@ from PIL import Image
 from torch import nn
 
 from stages.artifacts import BadInput, say
+from stages.diffusion.attention import choose_attention
 from stages.diffusion.plan import Shot
 from stages.diffusion.prompts import EMPTY
 from stages.diffusion.quiet import hide_progress_bars
@@ -54,6 +55,7 @@ def open_pipeline(folder: Path, denoiser_dtype: torch.dtype, device: torch.devic
         pipeline.scheduler.config, algorithm_type="dpmsolver++", solver_order=2, steps_offset=1
     )
     pipeline.set_progress_bar_config(disable=True)
+    choose_attention(pipeline.unet)
     pipeline.unet.register_forward_pre_hook(_cast_inputs(denoiser_dtype), with_kwargs=True)
     pipeline.unet.register_forward_hook(_cast_outputs)
     return pipeline.to(device)
@@ -85,6 +87,8 @@ class Sampler:
         is read from `cache`, unless `TORCHINDUCTOR_CACHE_DIR` names another folder.
         """
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
+        # In this process: a pool of compilers would have threads, which worker processes can't inherit.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         compilers = ("c++", "g++", "clang++", "cl")
         if not any(shutil.which(name) for name in compilers):
             say("generate_synthetic: no C++ compiler found, so the denoiser is not compiled; this is slower")
