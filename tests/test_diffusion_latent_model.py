@@ -176,7 +176,7 @@ def test_batches_are_functions_of_step_and_rows():
 def test_image_size_must_allow_the_halvings():
     check_image_size(16, AUTOENCODER, DENOISER)
     deep = DENOISER.model_copy(update={"block_channels": [8] * 4})
-    with pytest.raises(BadInput, match="24 pixels wide.*multiple of 16"):
+    with pytest.raises(BadInput, match=r"24 pixels wide.*multiple of 16"):
         check_image_size(24, AUTOENCODER, deep)
-    with pytest.raises(BadInput, match="20 pixels wide.*multiple of 8"):
+    with pytest.raises(BadInput, match=r"20 pixels wide.*multiple of 8"):
         check_image_size(20, AUTOENCODER, DENOISER)

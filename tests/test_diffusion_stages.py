@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from accelerate.state import AcceleratorState  # noqa: TID251 - a forked child joins a group of its own
+from accelerate.state import AcceleratorState
 from datasets import load_dataset
 from PIL import Image
 
@@ -155,7 +155,7 @@ def test_generation_repeats_on_two_ranks(project):
         port = probe.getsockname()[1]
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     pids = [start(generate_synthetic.main, RANK=str(r), LOCAL_RANK=str(r), **group) for r in range(2)]
-    assert all([ended_well(pid) for pid in pids])
+    assert all(ended_well(pid) for pid in pids)
     for out in OUTS:
         assert digest(Path(out)) == digest(project / out)
 

@@ -113,5 +113,7 @@ def run(folder: Path, *command: str, code: int | None = 0) -> str:
         text=True,
         check=False,
     )
-    assert code is None or done.returncode == code, f"{' '.join(command)} gave {done.returncode}:\n{done.stdout[-4000:]}"
+    assert code is None or done.returncode == code, (
+        f"{' '.join(command)} gave {done.returncode}:\n{done.stdout[-4000:]}"
+    )
     return done.stdout

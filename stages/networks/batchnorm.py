@@ -1,6 +1,6 @@
 """Batch norm over fixed groups of images, so that results don't depend on how a batch is cut up.
 
-"Ghost batch norm" (Hoffer, Hubara and Soudry 2017, algorithm 1), with running statistics that are meaned over all
+"Ghost batch norm" (Hoffer, Hubara and Soudry 2017, algorithm 1), with running statistics that are averaged over all
 groups of the global batch: any number of processes and micro-batches gives the same network. torch's SyncBatchNorm
 takes statistics over the whole global batch instead, and has no CPU path.
 """

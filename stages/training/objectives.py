@@ -8,7 +8,7 @@ from torch import nn
 
 
 def cross_entropy(label_smoothing: float) -> Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7), meaned over a batch's rows.
+    """Cross-entropy with label smoothing (Szegedy et al. 2016, section 7), averaged over a batch's rows.
 
     Args:
         label_smoothing: share of each target spread evenly over all classes.

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: TID251 - the owner of processes
+from threadpoolctl import threadpool_limits
 from torch import distributed, nn
 from torch.autograd.function import FunctionCtx
 
@@ -131,6 +132,7 @@ def open_runtime(seed: int) -> Runtime:
     Initial weights follow from `seed` on every process alike: build networks after this call.
     """
     torch.set_num_threads(INTRA_OP_THREADS)
+    threadpool_limits(INTRA_OP_THREADS)  # those of numpy's and scikit-learn's matrix products
     _keep_freed_memory()
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its sums only with a fixed one
