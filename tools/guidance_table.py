@@ -1,0 +1,115 @@
+"""Prints the guidance curve as Markdown and draws it, from the experiments of a sweep over guidance and seed.
+
+    dvc exp run --queue -S 'guidance=1,2,4,8' -S 'seed=0,1,2' evaluate@real evaluate@synthetic
+    dvc exp run --run-all -j 2
+    python -m tools.guidance_table docs/guidance.svg
+
+Accuracies are of the CNNs: means over seeds, the intervals by the hierarchical bootstrap (seeds, then the same test
+images for both arms). Guidance is to be chosen by the column of real validation images.
+"""
+
+import io
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import matplotlib as mpl
+import numpy as np
+import pyarrow.parquet as pq
+from dvc.api import DVCFileSystem
+from numpy.typing import NDArray
+
+from stages import config
+from stages.evaluation.intervals import Interval, Resampling, gap_interval, scope, top1_interval
+
+mpl.use("svg")
+from matplotlib import pyplot as plt
+
+Correct = NDArray[np.bool_]
+
+
+def correct_of(files: DVCFileSystem, source: str) -> Correct:
+    """Whether the arm's CNN was right, per test image."""
+    table = pq.read_table(io.BytesIO(files.read_bytes(f"predictions/cnn/{source}/test.parquet")))
+    logits = np.stack(table["logits"].to_numpy())
+    right: Correct = logits.argmax(1) == table["label"].to_numpy()
+    return right
+
+
+def collect() -> tuple[dict[float, dict[int, Correct]], dict[float, dict[int, float]], dict[int, Correct]]:
+    """Of each experiment: the synthetic arm on test and on real val by guidance and seed, the real arm by seed."""
+    synthetic: dict[float, dict[int, Correct]] = defaultdict(dict)
+    val: dict[float, dict[int, float]] = defaultdict(dict)
+    real: dict[int, Correct] = {}
+    rows: list[dict[str, Any]] = [row for row in dvc.api.exp_show() if row["Experiment"]]
+    for row in rows:
+        files = DVCFileSystem(rev=row["rev"])
+        guidance, seed = float(row["guidance"]), int(row["seed"])
+        synthetic[guidance][seed] = correct_of(files, "synthetic")
+        val[guidance][seed] = json.loads(files.read_text("metrics/train_cnn/synthetic.json"))["real_val_top1"]
+        real[seed] = correct_of(files, "real")
+    return synthetic, val, real
+
+
+def stack(by_seed: dict[int, Correct]) -> Correct:
+    """(seeds, images)."""
+    return np.stack([by_seed[seed] for seed in sorted(by_seed)])
+
+
+def shown(mean: float, interval: Interval) -> str:
+    """A share in per cent with its interval."""
+    return f"{100 * mean:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
+
+
+def draw(path: Path, curve: dict[float, tuple[float, float, Interval]], real: tuple[float, Interval]) -> None:
+    """Accuracy over guidance; equal curves give equal bytes."""
+    mpl.rcParams["svg.hashsalt"] = "understudy"
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    guidance = list(curve)
+    tests = [100 * curve[w][1] for w in guidance]
+    spread = np.array([[100 * (m - i.low), 100 * (i.high - m)] for _, m, i in curve.values()]).T
+    axes.errorbar(guidance, tests, spread, marker="o", capsize=3, label="synthetic arm, real test images")
+    axes.plot(guidance, [100 * v for v, _, _ in curve.values()], "x--", label="synthetic arm, real val images")
+    axes.axhspan(100 * real[1].low, 100 * real[1].high, alpha=0.2, color="gray")
+    axes.axhline(100 * real[0], color="gray", label="real arm, real test images")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(guidance, [f"{w:g}" for w in guidance])
+    axes.set(xlabel="guidance scale w", ylabel="CNN top-1 (%)")
+    axes.legend()
+    figure.savefig(path, metadata={"Date": None, "Creator": None})
+
+
+def main(argv: list[str]) -> int:
+    """Prints the table; draws into the file that the argument names."""
+    if len(argv) != 1:
+        print("guidance_table: takes the .svg file to draw into", file=sys.stderr)
+        return 2
+    settings = config.load_profile(config.load_study().profile).summarize
+    resampling = Resampling(settings.num_resamples, settings.bootstrap_seed, settings.confidence)
+    synthetic, val, real = collect()
+    if not synthetic:
+        print("guidance_table: no experiments; run the sweep first (see the top of this file)", file=sys.stderr)
+        return 2
+    seeds = sorted(real)
+    print("| guidance | real val | real test | gap to the real arm |\n| --- | --- | --- | --- |")
+    curve: dict[float, tuple[float, float, Interval]] = {}
+    for guidance in sorted(synthetic):
+        ours, theirs = stack(synthetic[guidance]), np.stack([real[seed] for seed in sorted(synthetic[guidance])])
+        mean, interval = float(ours.mean()), top1_interval(ours, resampling)
+        on_val = float(np.mean(list(val[guidance].values())))
+        gap = shown(mean - float(theirs.mean()), gap_interval(ours, theirs, resampling))
+        curve[guidance] = (on_val, mean, interval)
+        print(f"| {guidance:g} | {100 * on_val:.1f} | {shown(mean, interval)} | {gap} |")
+    reference = stack(real)
+    whole = (float(reference.mean()), top1_interval(reference, resampling))
+    print(f"| real arm | | {shown(*whole)} | |")
+    print(f"\n{len(seeds)} seeds; of {scope(len(seeds))}")
+    draw(Path(argv[0]), curve, whole)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
