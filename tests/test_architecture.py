@@ -12,7 +12,8 @@ from tests.closure import NEUTRAL, ROOT, closure, imported, stage_module
 STAGES = ROOT / "stages"
 ROOMS = {"dataset", "diffusion", "evaluation", "networks", "training"}
 FILES = sorted(STAGES.rglob("*.py"))
-PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+DVC_YAML = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+PIPELINE = DVC_YAML["stages"]
 
 
 def relative(file: Path) -> str:
@@ -103,6 +104,16 @@ def test_no_stage_keeps_outs_from_the_run_cache():
     plain = [out for stage in PIPELINE for out in body(stage).get("outs", [])]
     assert len(plain) >= 15
     assert all(isinstance(out, str) for out in plain)
+
+
+def test_artifacts_are_outs():
+    """What `dvc artifacts get` offers is what some stage makes, whatever the arms are called."""
+    outs = [re.sub(r"\$\{[^}]+\}", "ITEM", out) for stage in PIPELINE for out in body(stage).get("outs", [])]
+    patterns = [re.compile(re.escape(out).replace("ITEM", "[^/]+")) for out in outs]
+    paths = [artifact["path"] for artifact in DVC_YAML["artifacts"].values()]
+    assert len(paths) >= 6
+    for path in paths:
+        assert any(pattern.fullmatch(path) for pattern in patterns), path
 
 
 def test_single_owners():
