@@ -35,8 +35,8 @@ GUIDED = {  # what depends on guidance in the tiny study
 }
 
 
-def would_run(repository: Path) -> set[str]:
-    return set(re.findall(r"Running stage '([^']+)'", run(repository, "dvc", "repro", "--dry")))
+def would_run(repository: Path, *options: str) -> set[str]:
+    return set(re.findall(r"Running stage '([^']+)'", run(repository, "dvc", "repro", "--dry", *options)))
 
 
 def hashes(repository: Path) -> dict[str, list]:
@@ -80,10 +80,11 @@ def test_a_second_repro_runs_nothing(repository):
 
 
 def test_guidance_reruns_what_depends_on_it(clean):
-    run(clean, "dvc", "exp", "run", "--dry", "-S", "guidance=8", code=None)
+    """A dry run tells which stages changed themselves; what follows from them, it tells if forced."""
     params = clean / "params.yaml"
     params.write_text(re.sub(r"guidance: .*", "guidance: 8", params.read_text()))
-    assert would_run(clean) == GUIDED | {"check_settings"}
+    assert would_run(clean) == {"check_settings", "generate_synthetic"}
+    assert would_run(clean, "--force", "--downstream", "generate_synthetic") == GUIDED
 
 
 def test_guidance_for_real_and_back_from_the_run_cache(clean):

@@ -19,11 +19,11 @@ def tiny_autoencoder(image_size: int = 16) -> AutoencoderKL:
     return VariationalAutoencoder(AUTOENCODER, image_size).model.eval()
 
 
-def tiny_generator() -> Generator:
+def tiny_generator(denoiser_section: Denoiser = DENOISER) -> Generator:
     """Initialised at seed 0; 16x16 images. Its last layers are scaled up, so that images vary with seed and text."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer(TEXTS)
-    denoiser = TextConditionedDenoiser(DENOISER, TEXT_ENCODER, tokenizer, AUTOENCODER.latent_channels, 8).eval()
+    denoiser = TextConditionedDenoiser(denoiser_section, TEXT_ENCODER, tokenizer, AUTOENCODER.latent_channels, 8).eval()
     autoencoder = tiny_autoencoder()
     with torch.no_grad():
         denoiser.unet.conv_out.weight.mul_(5)
