@@ -104,7 +104,7 @@ def test_guidance_for_real_and_back_from_the_run_cache(clean):
 
 def test_headline_experiments_and_their_difference(clean):
     for arm in ("real", "synthetic"):
-        out = run(clean, "dvc", "exp", "run", "-f", "-n", arm, "-S", f"headline={arm}")
+        out = run(clean, "dvc", "exp", "run", "-n", arm, "-S", f"headline={arm}")
         ran = set(re.findall(r"Running stage '([^']+)'", out))
         assert ran <= {"check_settings", "summarize"}
     shown = json.loads(run(clean, "dvc", "metrics", "diff", "real", "synthetic", "--json"))
