@@ -45,5 +45,6 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
             assert shared_losses == pytest.approx(losses, abs=1e-6)
             assert shared_gradients.keys() == gradients.keys()
             for name, gradient in gradients.items():
-                assert torch.allclose(shared_gradients[name], gradient, rtol=0, atol=1e-12), f"{method}: {name}"
+                # Gradients reach 30 here: their last bits depend on the order of summation.
+                assert torch.allclose(shared_gradients[name], gradient, rtol=1e-10, atol=1e-12), f"{method}: {name}"
         assert all(torch.equal(one[name], other[name]) for name in one)  # targets and centers too
