@@ -61,6 +61,21 @@ def test_gradients_are_of_ordinary_size(masked):
     assert max(float(p.grad.abs().max()) for p in masked.parameters() if p.grad is not None) < 10
 
 
+def test_what_can_be_inferred_is_learned(masked):
+    """Images of one colour each: their variance, a third, is what painting the mean would leave."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW([p for p in masked.parameters() if p.requires_grad], lr=0.01, betas=(0.9, 0.95))
+    losses = []
+    for step in range(120):
+        images = (torch.rand(32, 3, 1, 1, generator=generator) * 2 - 1).expand(-1, -1, 16, 16)
+        loss = reconstruction_loss(*masked(images, mask_noise(0, step, range(32), 16)), normalize_patches=False)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    assert float(torch.stack(losses[-10:]).mean()) < 0.05
+
+
 def test_what_is_hidden_reaches_no_prediction(masked):
     images, noise = torch.rand(2, 3, 16, 16), mask_noise(0, 0, range(2), 16)
     predictions, patches, mask = masked(images, noise)

@@ -9,7 +9,7 @@ from stages.encoder_sections import Mae
 from stages.networks.vit import MLP_RATIO, ViTEncoder
 
 INITIAL_DEVIATION = 0.02
-"""Of the mask token, as of all weights of a ViT."""
+"""Of the mask token."""
 LONGEST_WAVE = 10_000
 """Of the position embeddings, in patches over 2 pi."""
 
@@ -34,8 +34,9 @@ def sine_positions(side: int, width: int) -> torch.Tensor:
 class MaskedAutoencoder(nn.Module):
     """MAE (He et al. 2022): the decoder of `transformers` over our encoder, which is trained in place.
 
-    As in the paper, position embeddings are fixed sines and cosines, the encoder's too. They are set here: transformers
-    5.23 leaves its own at zero, where equal mask tokens reach a layer norm as zeros and gradients explode.
+    As in the paper, position embeddings are fixed sines and cosines, the encoder's too, and the decoder's matrices
+    start as in its release. transformers 5.23 leaves the former at zero, where equal mask tokens reach a layer norm as
+    zeros and gradients explode, and draws the latter from N(0, 0.02), too small for a narrow decoder to start on.
     """
 
     def __init__(self, encoder: ViTEncoder, settings: Mae) -> None:
@@ -59,7 +60,7 @@ class MaskedAutoencoder(nn.Module):
         self.decoder = mae.decoder
         self.patch_size = config.patch_size
         side = config.image_size // config.patch_size
-        nn.init.normal_(self.decoder.mask_token, std=INITIAL_DEVIATION)
+        _initialize(self.decoder)
         for positions in (self.decoder.decoder_pos_embed, encoder.network.embeddings.position_embeddings):
             positions.data.copy_(sine_positions(side, positions.shape[2]))
             positions.requires_grad_(False)
@@ -95,3 +96,12 @@ class MaskedAutoencoder(nn.Module):
         size = self.patch_size
         cut = images.unfold(2, size, size).unfold(3, size, size)  # (B, 3, rows, columns, size, size)
         return cut.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)
+
+
+def _initialize(decoder: nn.Module) -> None:
+    """Matrices by Xavier, biases zero, the mask token from N(0, 0.02): `models_mae.py` of the release."""
+    for module in decoder.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+    nn.init.normal_(decoder.get_parameter("mask_token"), std=INITIAL_DEVIATION)
