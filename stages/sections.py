@@ -245,7 +245,7 @@ class GenerateSynthetic(Section):
     image_size: Annotated[int, Field(ge=8, le=2048)]
     """Side in pixels that the generator is asked for; then resized to the data set's."""
     precision: Precision
-    """Of the denoiser; bfloat16 falls back to float32 where the device lacks it."""
+    """Of denoiser and decoder; bfloat16 falls back to float32 where the device lacks it."""
     compile: bool
     """Compile the denoiser with torch.compile; needs a C++ compiler on a CPU."""
 

@@ -26,10 +26,11 @@ DECODED_PIXELS = 1 << 20
 
 
 def open_pipeline(folder: Path, denoiser_dtype: torch.dtype, device: torch.device) -> StableDiffusionPipeline:
-    """Opens a pipeline folder with DPM-Solver++; the denoiser in `denoiser_dtype`, all else in float32.
+    """Opens a pipeline folder with DPM-Solver++; the denoiser's weights in `denoiser_dtype`, all others in float32.
 
     The solver is the deterministic second-order multistep one (Lu et al. 2022, DPM-Solver++(2M)). Between steps the
-    latents stay in float32. Nothing is fetched, no pickle is read and no code of the folder is run.
+    latents stay in float32. The decoder multiplies in `denoiser_dtype` (autocast). Nothing is fetched, no pickle is
+    read and no code of the folder is run.
 
     Raises:
         BadInput: the folder is no such pipeline.
@@ -98,11 +99,13 @@ class Sampler:
         # Notes of the compiler's that no user can act on.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", module="torch._dynamo")
-        unet.compile(dynamic=False)
+        # On a CPU all kernels as one C++ file rather than thirty: it is the headers that take a compiler's time.
+        options = {"cpp_wrapper": next(unet.parameters()).is_cpu}
+        unet.forward = torch.compile(unet.forward, dynamic=False, options=options)
         try:
             self._denoise([EMPTY], [0], num_steps=1)
         except RuntimeError as error:
-            unet._compiled_call_impl = None
+            del unet.forward  # the class's own is there again
             say(f"generate_synthetic: compiling failed ({str(error).splitlines()[0]}); the denoiser runs uncompiled")
 
     def images(self, shots: Sequence[Shot]) -> list[tuple[Image.Image, bool]]:
@@ -143,7 +146,10 @@ class Sampler:
     def _decode(self, latents: torch.Tensor) -> list[tuple[Image.Image, bool]]:
         """What `StableDiffusionPipeline.__call__` does after its last step, without blackening unsafe images."""
         pipeline = self._pipeline
-        pixels = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor, return_dict=False)[0]
+        with torch.autocast(
+            latents.device.type, dtype=pipeline.unet.dtype, enabled=pipeline.unet.dtype != torch.float32
+        ):
+            pixels = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor, return_dict=False)[0].float()
         _, unsafe = pipeline.run_safety_checker(pixels, pipeline.device, pixels.dtype)
         images = pipeline.image_processor.postprocess(pixels, output_type="pil")
         return list(zip(images, unsafe or [False] * len(images), strict=True))
