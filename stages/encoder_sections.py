@@ -97,6 +97,8 @@ class Dino(Recipe):
     """Where the weight decay's half cosine ends."""
     hidden_size: Count
     """Width of the head's two hidden layers."""
+    batch_norm: bool
+    """Batch norm in these layers (use_bn_in_head; off in the paper's ViTs). It keeps short runs from collapsing."""
     bottleneck_size: Count
     """Dimension in which features meet the prototypes."""
     num_prototypes: Count

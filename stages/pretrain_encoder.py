@@ -154,7 +154,9 @@ def network_of(
             online = nn.Sequential(encoder, heads.mocov3_head(width, 3, projection, images_per_view))
             return MomentumPair(online, heads.mocov3_head(projection.output_size, 2, projection, images_per_view))
         case "dino":
-            pair = MomentumPair(nn.Sequential(encoder, heads.DinoHead(width, section.dino)), nn.Identity())
+            pair = MomentumPair(
+                nn.Sequential(encoder, heads.DinoHead(width, section.dino, images_per_view)), nn.Identity()
+            )
             pair.register_buffer("center", torch.zeros(section.dino.num_prototypes))
             return pair
         case _:

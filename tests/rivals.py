@@ -25,9 +25,9 @@ MAE = Mae(**RECIPE, mask_ratio=0.75, normalize_patches=True, decoder_size=8, dec
 BYOL = Byol(**RECIPE, momentum=0.9)
 MOCOV3 = MocoV3(**RECIPE, momentum=0.9, temperature=0.2, freeze_patch_embedding=True)
 DINO = Dino(
-    **RECIPE, momentum=0.9, final_weight_decay=0.4, hidden_size=12, bottleneck_size=6, num_prototypes=10,
-    student_temperature=0.1, warmup_teacher_temperature=0.04, teacher_temperature=0.07, teacher_warmup_steps=4,
-    center_momentum=0.9, freeze_prototypes_steps=2,
+    **RECIPE, momentum=0.9, final_weight_decay=0.4, hidden_size=12, batch_norm=True, bottleneck_size=6,
+    num_prototypes=10, student_temperature=0.1, warmup_teacher_temperature=0.04, teacher_temperature=0.07,
+    teacher_warmup_steps=4, center_momentum=0.9, freeze_prototypes_steps=2,
 )  # fmt: skip
 METHODS = ("stablerep", "mae", "byol", "mocov3", "dino")
 NUM_STEPS, BATCH, SIZE = 4, 8, 16

@@ -167,7 +167,7 @@ def test_targets_follow_by_the_schedule_of_byol():
 
 def test_dino_schedules_weight_decay_and_freezes_prototypes_at_first():
     torch.manual_seed(0)
-    head = DinoHead(4, DINO)
+    head = DinoHead(4, DINO, 4)
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -200,6 +200,12 @@ def test_heads_have_the_published_layers():
         ("Linear", 12, 4), (norm, 12), ("Linear", 12, 12), (norm, 12), ("Linear", 6, 12), (norm, 6)
     ]  # fmt: skip
     assert layers(mocov3_head(6, 2, settings, 5)) == [("Linear", 12, 6), (norm, 12), ("Linear", 6, 12), (norm, 6)]
-    cosines = DinoHead(4, DINO)(torch.randn(8, 4))
+    linear = ["Linear", "GELU"] * 2
+    for batch_norm in (False, True):
+        head = DinoHead(4, DINO.model_copy(update={"batch_norm": batch_norm}), 4)
+        kinds = [type(module).__name__ for module in head.mlp if not isinstance(module, nn.Identity)]
+        assert [kind for kind in kinds if kind != norm] == [*linear, "Linear"]
+        assert kinds.count(norm) == 2 * batch_norm
+    cosines = head(torch.randn(8, 4))
     assert cosines.shape == (8, 10)
     assert bool((cosines.abs() <= 1 + 1e-6).all())

@@ -40,13 +40,17 @@ class DinoHead(nn.Module):
     The last is the weight-normalised layer of the release with its norms held at 1.
     """
 
-    def __init__(self, width: int, settings: Dino) -> None:
+    def __init__(self, width: int, settings: Dino, images_per_view: int) -> None:
         super().__init__()
         hidden = settings.hidden_size
+        norms = [GroupBatchNorm1d(hidden, images_per_view) for _ in range(2)] if settings.batch_norm else []
+        first, second = norms or (nn.Identity(), nn.Identity())
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
+            first,
             nn.GELU(),
             nn.Linear(hidden, hidden),
+            second,
             nn.GELU(),
             nn.Linear(hidden, settings.bottleneck_size),
         )
