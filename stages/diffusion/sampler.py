@@ -85,9 +85,9 @@ class Sampler:
         """Compiles the denoiser for the one batch that it will see, or says in one line why it stays as it is.
 
         Done before any image and before worker processes start, which then share the result. What was compiled once
-        is read from `cache`, unless `TORCHINDUCTOR_CACHE_DIR` names another folder.
+        is read from `cache`.
         """
-        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache.resolve()))
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache.resolve())  # importing torch has set it to a place in /tmp
         # In this process: a pool of compilers would have threads, which worker processes can't inherit.
         os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         compilers = ("c++", "g++", "clang++", "cl")
