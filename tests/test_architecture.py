@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,12 @@ def test_neutral_files_hold_no_formula():
             if isinstance(node, ast.ClassDef):
                 defaults = [n for n in node.body if isinstance(n, ast.AnnAssign) and n.value is not None]
                 assert not defaults, f"{name}: {node.name} has a default"
+
+
+@pytest.mark.parametrize("stage", ["check_settings", "fetch_data", "mix_sources", "summarize"])
+def test_what_needs_no_torch_does_not_import_it(stage):
+    program = f"import sys, stages.{stage}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
 
 
 def test_room_signs_are_docstrings():
