@@ -10,7 +10,6 @@ from PIL import Image
 from stages import config, fetch_data, mix_sources
 from stages.artifacts import BadInput, digest, fresh_dir, read_json, read_manifest, write_manifest
 from stages.dataset import codec, shards
-from tests.closure import ROOT
 from tests.tiny import CLASSES, draw_pictures, tiny_profile
 
 SETTINGS = {
