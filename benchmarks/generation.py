@@ -27,7 +27,7 @@ from stages.diffusion.plan import Shot, cut, plan_shots
 from stages.diffusion.prompts import make_captions
 from stages.diffusion.sampler import Sampler, open_pipeline
 from stages.diffusion.tokenizer import build_tokenizer
-from stages.sections import TrainGenerator
+from stages.generator_sections import TrainGenerator
 from stages.training.runtime import compute_dtype, open_runtime
 
 ROUNDS = 5

@@ -35,7 +35,8 @@ from stages.diffusion.batches import CaptionedTokens, Draws, ImageBatches, Laten
 from stages.diffusion.objectives import reconstruction_objective, velocity_objective
 from stages.diffusion.prompts import EMPTY, Caption, make_captions
 from stages.diffusion.tokenizer import build_tokenizer
-from stages.sections import Optimization, TrainGenerator
+from stages.generator_sections import TrainGenerator
+from stages.sections import Optimization
 from stages.training.batches import EpochOrder
 from stages.training.curves import write_curves
 from stages.training.loop import Batches, Objective, Plan, fit

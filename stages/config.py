@@ -13,20 +13,17 @@ from pydantic import Field, ValidationError, model_validator
 
 from stages.artifacts import BadInput
 from stages.encoder_sections import PretrainEncoder, ProbeEncoder
+from stages.generator_sections import GenerateSynthetic, MixSources, Prompts, TrainGenerator
 from stages.sections import (
     AuditSynthetic,
     Evaluate,
     FetchBackbone,
     FetchData,
     FinetuneVit,
-    GenerateSynthetic,
-    MixSources,
-    Prompts,
     Section,
     Seed,
     Summarize,
     TrainCnn,
-    TrainGenerator,
 )
 
 PARAMS = Path("params.yaml")

@@ -43,7 +43,8 @@ from stages.diffusion.plan import Shot, plan_shots
 from stages.diffusion.prompts import make_captions
 from stages.diffusion.sampler import Sampler, open_pipeline
 from stages.diffusion.spread import run_each
-from stages.sections import Codec, GenerateSynthetic
+from stages.generator_sections import GenerateSynthetic
+from stages.sections import Codec
 from stages.training.runtime import Runtime, compute_dtype, open_runtime
 
 SAMPLES_PER_CLASS = 10

@@ -14,7 +14,7 @@ from typing import Any
 from stages import config
 from stages.artifacts import DATA, BadInput, fresh_dir, read_manifest, run_stage, validation_of, write_manifest
 from stages.dataset import mixing, shards
-from stages.sections import MixSources
+from stages.generator_sections import MixSources
 
 
 def main(argv: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from stages.artifacts import BadInput
 from stages.dataset import mixing
 from stages.dataset.shards import Row
-from stages.sections import MixByAddition, MixByFraction
+from stages.generator_sections import MixByAddition, MixByFraction
 
 NAMES = ("cat", "dog")
 

@@ -3,7 +3,7 @@ import pytest
 from stages.artifacts import BadInput
 from stages.diffusion.plan import cut, image_seed, plan_shots, replacements
 from stages.diffusion.prompts import make_captions
-from stages.sections import Prompts
+from stages.generator_sections import Prompts
 
 PROMPTS = Prompts(
     templates=["{name}", "a {name}", "the {name}", "one {name}"],

@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL
 
 from stages.diffusion.latent_model import Generator, TextConditionedDenoiser, VariationalAutoencoder, build_scheduler
 from stages.diffusion.tokenizer import build_tokenizer
-from stages.sections import Autoencoder, Denoiser, TextEncoder
+from stages.generator_sections import Autoencoder, Denoiser, TextEncoder
 from tests.tiny import tiny_profile
 
 SECTION = tiny_profile()["build_generator"]

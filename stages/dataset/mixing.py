@@ -8,7 +8,7 @@ from typing import assert_never
 
 from stages.artifacts import BadInput
 from stages.dataset.shards import Row
-from stages.sections import MixByAddition, MixByFraction, MixSources
+from stages.generator_sections import MixByAddition, MixByFraction, MixSources
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from stages.artifacts import BadInput
 from stages.diffusion.attention import choose_attention
 from stages.diffusion.quiet import hide_progress_bars
-from stages.sections import Autoencoder, Denoiser, TextEncoder
+from stages.generator_sections import Autoencoder, Denoiser, TextEncoder
 
 NORM_GROUPS = 8
 MLP_RATIO = 4

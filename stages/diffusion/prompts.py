@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from stages.artifacts import BadInput
-from stages.sections import Prompts
+from stages.generator_sections import Prompts
 
 EMPTY = ""
 """The caption of the unconditional estimate."""

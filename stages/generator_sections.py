@@ -1,0 +1,158 @@
+"""The typed sections of the stages that make and mix synthetic images; like `sections`, without default or formula."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from stages.sections import Count, NonNegative, Optimization, Positive, Precision, Section, Seed, Share
+
+Channels = Annotated[int, Field(ge=8, multiple_of=8)]
+
+
+class Prompts(Section):
+    """The captions that images are made from; read by `build_generator` and `generate_synthetic`."""
+
+    templates: Annotated[list[str], Field(min_length=1)]
+    """Sentences with `{name}` where a class's name stands."""
+    class_names: dict[str, Annotated[list[str], Field(min_length=1)]]
+    """For each label the names that prompts use; every name goes through every template."""
+    val_captions_per_class: Count
+    """Captions per class kept for the synthetic arm's own validation split."""
+
+    @model_validator(mode="after")
+    def templates_name_the_class(self) -> Self:
+        """Each template has its place for the class."""
+        for template in self.templates:
+            if "{name}" not in template:
+                raise ValueError(f"templates: {template!r} has no {{name}}; write where the class's name goes")
+        return self
+
+
+class Autoencoder(Section):
+    """The VAE of the small latent diffusion model."""
+
+    block_channels: Annotated[list[Channels], Field(min_length=1)]
+    """Channels per resolution; each after the first halves the side."""
+    layers_per_block: Count
+    """Residual layers per resolution."""
+    latent_channels: Count
+    """Channels of the latents."""
+    kl_weight: NonNegative
+    """Weight of the KL term beside the mean squared error, both per pixel value."""
+    optimization: Optimization
+    """Its training."""
+
+
+class TextEncoder(Section):
+    """The CLIP text encoder of the small latent diffusion model, trained with the denoiser."""
+
+    hidden_size: Count
+    """Width, also the cross-attention dimension of the UNet."""
+    num_layers: Count
+    """Transformer layers."""
+    num_heads: Count
+    """Attention heads."""
+
+    @model_validator(mode="after")
+    def whole_heads(self) -> Self:
+        """Heads share the width."""
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}; make it so")
+        return self
+
+
+class Denoiser(Section):
+    """The UNet of the small latent diffusion model."""
+
+    block_channels: Annotated[list[Channels], Field(min_length=1)]
+    """Channels per resolution; each after the first halves the side."""
+    layers_per_block: Count
+    """Residual layers per resolution."""
+    num_heads: Count
+    """Heads of the attention at the lowest resolution."""
+    num_train_timesteps: Count
+    """Steps of the noise schedule."""
+    beta_start: Share
+    """Variance of the first step's noise; square roots of variances rise linearly."""
+    beta_end: Share
+    """Variance of the last step's noise."""
+    snr_gamma: Positive
+    """Largest signal-to-noise ratio that counts in the loss (min-SNR)."""
+    caption_dropout: Share
+    """Share of training captions replaced by the empty one, which teaches the unconditional estimate."""
+    ema_decay: Share
+    """Decay of the averaged weights that are saved."""
+    optimization: Optimization
+    """Training of the UNet and the text encoder."""
+
+    @model_validator(mode="after")
+    def whole_heads(self) -> Self:
+        """Heads share the channels of the lowest resolution."""
+        if self.block_channels[-1] % self.num_heads:
+            raise ValueError(
+                f"num_heads: {self.num_heads} does not divide {self.block_channels[-1]}, the last of block_channels"
+            )
+        return self
+
+
+class TrainGenerator(Section):
+    """`build_generator`, trained here from scratch."""
+
+    mode: Literal["train"]
+    """Train a small latent diffusion model on the real train split."""
+    data_seed: Seed
+    """Of its initial weights, batches and noise."""
+    autoencoder: Autoencoder
+    """Pixels to latents."""
+    text_encoder: TextEncoder
+    """Captions to embeddings."""
+    denoiser: Denoiser
+    """Noise to latents."""
+
+
+class GenerateSynthetic(Section):
+    """`generate_synthetic`."""
+
+    data_seed: Seed
+    """With caption id and sample index, the seed of each image."""
+    images_per_caption: Count
+    """Images made from each train caption, up to as many of a class as the real train split has."""
+    val_images_per_caption: Count
+    """Images made from each held-out caption."""
+    num_inference_steps: Count
+    """Denoising steps of DPM-Solver++."""
+    blank_below_std: NonNegative
+    """An image whose pixel values (0 to 255) deviate less than this is blank, and is made again from another seed."""
+    batch_size: Count
+    """Images per fixed batch, cut by index."""
+    image_size: Annotated[int, Field(ge=8, le=2048)]
+    """Side in pixels that the generator is asked for; then resized to the data set's."""
+    precision: Precision
+    """Of denoiser and decoder; bfloat16 falls back to float32 where the device lacks it."""
+    compile: bool
+    """Compile the denoiser with torch.compile; needs a C++ compiler on a CPU."""
+
+
+class MixByFraction(Section):
+    """`mix_sources`, at the real arm's total."""
+
+    mode: Literal["fraction"]
+    """Synthetic images take the place of real ones: as many distinct images as every other arm has."""
+    data_seed: Seed
+    """Of the draw."""
+    real_fraction: Share
+    """Share of real images."""
+
+
+class MixByAddition(Section):
+    """`mix_sources`, all real images and synthetic ones besides."""
+
+    mode: Literal["add"]
+    """Synthetic images come on top: more distinct images than the other arms have, in the same number of steps."""
+    data_seed: Seed
+    """Of the draw."""
+    synthetic_per_real: Positive
+    """Synthetic images of each class per real one; `generate_synthetic` makes at most one for training."""
+
+
+MixSources = Annotated[MixByFraction | MixByAddition, Field(discriminator="mode")]
