@@ -191,6 +191,30 @@ class LinearHeads(Section):
     """Normalise features by batch norm without parameters before the heads."""
 
 
+class LinearProbe(Section):
+    """A linear head fitted by L-BFGS, its penalty chosen on the val split of the images that it is fitted on."""
+
+    log10_lambda_min: Annotated[float, Field(ge=-12, le=12)]
+    """Exponent of the weakest penalty; lambda weighs half the squared weights beside the sum of all images' losses."""
+    log10_lambda_max: Annotated[float, Field(ge=-12, le=12)]
+    """Exponent of the strongest penalty."""
+    num_lambdas: Count
+    """Penalties to try, evenly spaced between the exponents (45 from -6 to 5 in the transfer protocol)."""
+    refit_with_val: bool
+    """Fit the chosen penalty again on train and val together, as the transfer protocol does, or keep to train alone."""
+    max_iterations: Count
+    """Of L-BFGS."""
+    tolerance: Positive
+    """Largest gradient at which L-BFGS ends."""
+
+    @model_validator(mode="after")
+    def exponents_in_order(self) -> Self:
+        """The weakest penalty is not the stronger one."""
+        if self.log10_lambda_min > self.log10_lambda_max:
+            raise ValueError(f"log10_lambda_min: {self.log10_lambda_min} is above log10_lambda_max; swap them")
+        return self
+
+
 class ProbeEncoder(Section):
     """`probe_encoder`."""
 
@@ -198,12 +222,8 @@ class ProbeEncoder(Section):
     """Images per forward pass."""
     precision: Precision
     """Of the matrix products; bfloat16 falls back to float32 where the device lacks it."""
-    inverse_strengths: Annotated[list[Positive], Field(min_length=1)]
-    """Values of C (1/lambda) of the L-BFGS logistic regression, chosen on the real val split."""
-    max_iterations: Count
-    """Of L-BFGS."""
-    tolerance: Positive
-    """Largest gradient at which L-BFGS ends."""
+    logistic_regression: LinearProbe
+    """The linear probe that `top1` is about, and that of every transfer set."""
     num_permutations: Count
     """Shuffles of the train labels that the control is the mean of."""
     neighbors: Neighbors

@@ -73,7 +73,7 @@ def tiny_profile() -> dict:
     profile["pretrain_encoder"]["images_per_caption"] = 3
     for section in ("train_cnn", "pretrain_encoder", "finetune_vit"):
         profile[section]["optimization"].update(SMALL)
-    profile["probe_encoder"].update(inverse_strengths=[0.1, 1.0], max_iterations=50)
+    profile["probe_encoder"]["logistic_regression"].update(log10_lambda_max=1, num_lambdas=2, max_iterations=50)
     profile["probe_encoder"]["few_shot"].update(num_ways=2, num_shots=2, num_queries=3, num_episodes=20)
     profile["probe_encoder"]["linear_heads"].update(num_epochs=2, batch_size=16)
     return profile

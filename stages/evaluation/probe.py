@@ -1,10 +1,11 @@
 """A linear head on frozen features: L2-regularised multinomial logistic regression, solved by L-BFGS.
 
-The protocol of Kornblith et al., "Do Better ImageNet Models Transfer Better?", 2019, section A.1, with one change:
-the strength is chosen on the validation split and the head stays the one fitted on the train split alone, so that no
-head ever sees more labels than another.
+The protocol of Kornblith et al., "Do Better ImageNet Models Transfer Better?", 2019, section A.1, as StableRep's
+transfer results use it: features standardised by the statistics of the images that the head is fitted on, the penalty
+chosen on the validation split, then, where the settings say so, a fit on both splits together.
 """
 
+import dataclasses
 import hashlib
 import warnings
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from stages.encoder_sections import ProbeEncoder
+from stages.encoder_sections import LinearProbe, ProbeEncoder
 from stages.evaluation import scores
 from stages.evaluation.intervals import Resampling, top1_interval
 
@@ -73,6 +74,8 @@ class Head:
     projection: Projection
     classifier: LogisticRegression
     num_classes: int
+    val_top1: float
+    """On the split that chose the penalty, of the fit on the train split alone."""
 
     @property
     def inverse_strength(self) -> float:
@@ -94,19 +97,39 @@ class Head:
         return logits
 
 
-def choose_head(train: Labelled, val: Labelled, num_classes: int, settings: ProbeEncoder) -> Head:
-    """Fits a head per strength on `train` and returns the most accurate on `val`, the strongest penalty of equals.
+def inverse_strengths(settings: LinearProbe) -> list[float]:
+    """The values of C = 1 / lambda, the strongest penalty first."""
+    lambdas = np.logspace(settings.log10_lambda_min, settings.log10_lambda_max, settings.num_lambdas)
+    return [1 / float(strength) for strength in lambdas[::-1]]
+
+
+def choose_head(train: Labelled, val: Labelled, num_classes: int, settings: LinearProbe) -> Head:
+    """Chooses the penalty that is the most accurate on `val`, the strongest of equals, and fits a head with it.
+
+    Along the penalties each fit starts from the last one's weights, which costs a fraction of starting from zero. The
+    head that is returned does start from zero: it is scikit-learn's at its penalty, whatever else was tried.
 
     Args:
         train: what to fit; its own statistics standardise every split.
         val: what to choose on.
         num_classes: columns of the logits.
-        settings: strengths, iterations, tolerance.
+        settings: penalties, iterations, tolerance.
     """
     projection = fit_projection(train.features)
     projected = Labelled(projection(train.features), train.labels)
-    heads = [Head(projection, _fit(projected, c, settings), num_classes) for c in sorted(settings.inverse_strengths)]
-    return max(heads, key=lambda head: np.mean(head.logits(val.features).argmax(axis=1) == val.labels))
+    held_out = projection(val.features)
+    path = LogisticRegression(max_iter=settings.max_iterations, tol=settings.tolerance, warm_start=True)
+    chosen, val_top1 = np.nan, -1.0
+    for inverse_strength in inverse_strengths(settings):
+        accuracy = float(_fit(path.set_params(C=inverse_strength), projected).score(held_out, val.labels))
+        if accuracy > val_top1:
+            chosen, val_top1 = inverse_strength, accuracy
+    if settings.refit_with_val:
+        both = (np.concatenate(pair) for pair in ((train.features, val.features), (train.labels, val.labels)))
+        train = Labelled(*both)
+        projection = fit_projection(train.features)
+        projected = Labelled(projection(train.features), train.labels)
+    return Head(projection, _fit(_classifier(chosen, settings), projected), num_classes, val_top1)
 
 
 def permuted_top1(train: Labelled, test: Labelled, chosen: Head, settings: ProbeEncoder) -> list[float]:
@@ -118,8 +141,9 @@ def permuted_top1(train: Labelled, test: Labelled, chosen: Head, settings: Probe
     projected, shares = chosen.projection(train.features), []
     for index in range(settings.num_permutations):
         order = np.random.default_rng([settings.bootstrap_seed, index]).permutation(len(train.labels))
-        classifier = _fit(Labelled(projected, train.labels[order]), chosen.inverse_strength, settings)
-        head = Head(chosen.projection, classifier, chosen.num_classes)
+        classifier = _classifier(chosen.inverse_strength, settings.logistic_regression)
+        _fit(classifier, Labelled(projected, train.labels[order]))
+        head = dataclasses.replace(chosen, classifier=classifier)
         shares.append(float(scores.correct(test.labels, head.logits(test.features)).mean()))
     return shares
 
@@ -147,8 +171,9 @@ def judge_encoder(
     Returns:
         The figures, shares in [0, 1], and the probe's test logits (images, classes).
     """
-    head = choose_head(splits.real_train, splits.real_val, num_classes, settings)
-    other = choose_head(splits.synthetic_train, splits.synthetic_val, num_classes, settings)
+    protocol = settings.logistic_regression
+    head = choose_head(splits.real_train, splits.real_val, num_classes, protocol)
+    other = choose_head(splits.synthetic_train, splits.synthetic_val, num_classes, protocol)
     permuted = permuted_top1(splits.real_train, splits.test, head, settings)
     logits = head.logits(splits.test.features)
     correct = scores.correct(splits.test.labels, logits)
@@ -157,10 +182,11 @@ def judge_encoder(
     facts = {
         "top1": float(correct.mean()),
         "top1_interval": top1_interval(correct, resampling).as_json(),
+        "val_top1": head.val_top1,
         "macro_f1": scores.macro_f1(splits.test.labels, scores.predicted(logits), num_classes),
         "inverse_strength": head.inverse_strength,
         "converged": head.converged,
-        "fitted_on": "train",
+        "fitted_on": "train and val" if protocol.refit_with_val else "train",
         "num_features": splits.test.features.shape[1],
         "permuted_top1": float(np.mean(permuted)),
         "permuted_top1_deviation": float(np.std(permuted)),
@@ -171,8 +197,11 @@ def judge_encoder(
     return facts, logits
 
 
-def _fit(projected: Labelled, inverse_strength: float, settings: ProbeEncoder) -> LogisticRegression:
-    classifier = LogisticRegression(C=inverse_strength, max_iter=settings.max_iterations, tol=settings.tolerance)
+def _classifier(inverse_strength: float, settings: LinearProbe) -> LogisticRegression:
+    return LogisticRegression(C=inverse_strength, max_iter=settings.max_iterations, tol=settings.tolerance)
+
+
+def _fit(classifier: LogisticRegression, projected: Labelled) -> LogisticRegression:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as `converged`
         return classifier.fit(projected.features, projected.labels)
