@@ -34,6 +34,12 @@ class Labelled:
     """(images,), class indices."""
 
 
+def join(first: Labelled, second: Labelled) -> Labelled:
+    """The images of both splits."""
+    features = np.concatenate([first.features, second.features])
+    return Labelled(features, np.concatenate([first.labels, second.labels]))
+
+
 @dataclass(frozen=True)
 class Projection:
     """Standardisation by train statistics with equal columns merged: features (n, d) to (n, d' <= d)."""
@@ -125,8 +131,7 @@ def choose_head(train: Labelled, val: Labelled, num_classes: int, settings: Line
         if accuracy > val_top1:
             chosen, val_top1 = inverse_strength, accuracy
     if settings.refit_with_val:
-        both = (np.concatenate(pair) for pair in ((train.features, val.features), (train.labels, val.labels)))
-        train = Labelled(*both)
+        train = join(train, val)
         projection = fit_projection(train.features)
         projected = Labelled(projection(train.features), train.labels)
     return Head(projection, _fit(_classifier(chosen, settings), projected), num_classes, val_top1)
