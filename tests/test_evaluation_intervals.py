@@ -11,6 +11,7 @@ from stages.evaluation.intervals import (
     gap_interval,
     holm,
     mcnemar_p,
+    paired_p,
     scope,
     top1_interval,
 )
@@ -164,3 +165,29 @@ def test_ten_thousand_resamples_take_no_second():
     top1_interval(first, SETTINGS)
     mcnemar_p(first[0], second[0])
     assert time.process_time() - started < 1
+
+
+def test_a_paired_test_agrees_with_the_interval_of_its_gap():
+    """Over many comparisons of several seeds: p is below 5 % exactly where the interval leaves zero out."""
+    rng = np.random.default_rng(11)
+    verdicts = []
+    for gap in np.linspace(0, 0.08, 40):
+        first, second = flips(rng, 0.8 + gap, 3, 300), flips(rng, 0.8, 3, 300)
+        interval, p = gap_interval(first, second, SETTINGS), paired_p(first, second, SETTINGS)
+        if abs(p - 0.05) > 0.002:  # quantiles interpolate
+            verdicts.append(p < 0.05)
+            assert verdicts[-1] == (interval.low > 0 or interval.high < 0)
+        assert p == pytest.approx(paired_p(second, first, SETTINGS), abs=1e-12)
+    assert {True, False} == set(verdicts)
+
+
+def test_a_paired_test_under_the_null_is_uniform_enough_and_one_seed_is_mcnemars():
+    rng = np.random.default_rng(5)
+    quick = Resampling(2000, 0, 0.95)
+    p_values = [paired_p(flips(rng, 0.7, 8, 400), flips(rng, 0.7, 8, 400), quick) for _ in range(300)]
+    assert 0.02 < np.mean(np.array(p_values) < 0.05) < 0.13  # few seeds make a bootstrap a little too bold
+    first, second = flips(rng, 0.8, 200), flips(rng, 0.7, 200)
+    assert paired_p(first, second, quick) == paired_p(first[None], second[None], quick) == mcnemar_p(first, second)
+    same = flips(rng, 0.8, 3, 200)
+    assert paired_p(same, same, quick) == 1
+    assert paired_p(np.ones((3, 50), bool), np.zeros((3, 50), bool), quick) == pytest.approx(2 / 2001)

@@ -8,7 +8,6 @@ Accuracies are of the CNNs: means over seeds, the intervals by the hierarchical 
 images for both arms). Guidance is to be chosen by the column of real validation images.
 """
 
-import io
 import json
 import sys
 from collections import defaultdict
@@ -18,25 +17,14 @@ from typing import Any
 import dvc.api
 import matplotlib as mpl
 import numpy as np
-import pyarrow.parquet as pq
 from dvc.api import DVCFileSystem
-from numpy.typing import NDArray
 
 from stages import config
-from stages.evaluation.intervals import Interval, Resampling, gap_interval, scope, top1_interval
+from stages.evaluation.intervals import Interval, gap_interval, scope, top1_interval
+from tools.experiments import Correct, correct_of, resampling_of, shown
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
-
-Correct = NDArray[np.bool_]
-
-
-def correct_of(files: DVCFileSystem, source: str) -> Correct:
-    """Whether the arm's CNN was right, per test image."""
-    table = pq.read_table(io.BytesIO(files.read_bytes(f"predictions/cnn/{source}/test.parquet")))
-    logits = np.stack(table["logits"].to_numpy())
-    right: Correct = logits.argmax(1) == table["label"].to_numpy()
-    return right
 
 
 def collect() -> tuple[dict[float, dict[int, Correct]], dict[float, dict[int, float]], dict[int, Correct]]:
@@ -48,20 +36,15 @@ def collect() -> tuple[dict[float, dict[int, Correct]], dict[float, dict[int, fl
     for row in rows:
         files = DVCFileSystem(rev=row["rev"])
         guidance, seed = float(row["guidance"]), int(row["seed"])
-        synthetic[guidance][seed] = correct_of(files, "synthetic")
+        synthetic[guidance][seed] = correct_of(files, "predictions/cnn/synthetic")
         val[guidance][seed] = json.loads(files.read_text("metrics/train_cnn/synthetic.json"))["real_val_top1"]
-        real[seed] = correct_of(files, "real")
+        real[seed] = correct_of(files, "predictions/cnn/real")
     return synthetic, val, real
 
 
 def stack(by_seed: dict[int, Correct]) -> Correct:
     """(seeds, images)."""
     return np.stack([by_seed[seed] for seed in sorted(by_seed)])
-
-
-def shown(mean: float, interval: Interval) -> str:
-    """A share in per cent with its interval."""
-    return f"{100 * mean:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})"
 
 
 def draw(path: Path, curve: dict[float, tuple[float, float, Interval]], real: tuple[float, Interval]) -> None:
@@ -87,8 +70,7 @@ def main(argv: list[str]) -> int:
     if len(argv) != 1:
         print("guidance_table: takes the .svg file to draw into", file=sys.stderr)
         return 2
-    settings = config.load_profile(config.load_study().profile).summarize
-    resampling = Resampling(settings.num_resamples, settings.bootstrap_seed, settings.confidence)
+    resampling = resampling_of(config.load_study().profile)
     synthetic, val, real = collect()
     if not synthetic:
         print("guidance_table: no experiments; run the sweep first (see the top of this file)", file=sys.stderr)

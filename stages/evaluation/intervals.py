@@ -83,6 +83,25 @@ def gap_interval(first: NDArray[np.bool_], second: NDArray[np.bool_], resampling
     return _interval(first.astype(np.float64) - second.astype(np.float64), resampling)
 
 
+def paired_p(first: NDArray[np.bool_], second: NDArray[np.bool_], resampling: Resampling) -> float:
+    """Two-sided p-value that two arms judged on the same images are right equally often.
+
+    For several seeds by inverting `gap_interval` (Efron and Tibshirani 1993, section 15.4): twice the share of resampled
+    gaps on the rarer side of zero, so it is below 5 % where the 95 % interval leaves zero out, and never less than one
+    resample could tell. For one seed McNemar's exact test.
+
+    Args:
+        first: (seeds, images) or (images,).
+        second: the same shape.
+        resampling: how to draw.
+    """
+    if np.atleast_2d(first).shape[0] == 1:
+        return mcnemar_p(np.ravel(first), np.ravel(second))
+    gaps = _resampled_means(first.astype(np.float64) - second.astype(np.float64), resampling)
+    rarer = min(np.sum(gaps <= 0), np.sum(gaps >= 0))
+    return min(1.0, float(2 * (rarer + 1) / (len(gaps) + 1)))
+
+
 def scope(num_seeds: int) -> str:
     """What a comparison with so many seeds per arm speaks of; below three, only of the models at hand."""
     return MANY_SEEDS_SCOPE if num_seeds >= 3 else SINGLE_SEED_SCOPE
