@@ -1,11 +1,12 @@
 """Prints the guidance curve as Markdown and draws it, from the experiments of a sweep over guidance and seed.
 
-    dvc exp run --queue -S 'guidance=1,2,4,8' -S 'seed=0,1,2' evaluate@real evaluate@synthetic
+    dvc exp run --queue -S 'guidance=1,2,4,8' -S 'seed=0,1,2' evaluate@real evaluate@synthetic audit_synthetic
     dvc exp run --run-all -j 2
-    python -m tools.guidance_table docs/guidance.svg
+    python -m tools.guidance_table docs/pictures/guidance.svg
 
 Accuracies are of the CNNs: means over seeds, the intervals by the hierarchical bootstrap (seeds, then the same test
-images for both arms). Guidance is to be chosen by the column of real validation images.
+images for both arms). Guidance is to be chosen by the column of real validation images. What explains the curve stands
+beneath it: how well the real arm's CNN recognizes the synthetic images, and how much of the real ones they cover.
 """
 
 import json
@@ -25,6 +26,26 @@ from tools.experiments import Correct, correct_of, resampling_of, shown
 
 mpl.use("svg")
 from matplotlib import pyplot as plt
+
+Audit = dict[str, dict[str, float]]
+"""metrics/audit_synthetic.json: the figures of synthetic images, and of real test images as their floor."""
+AUDITED = ("recognizability", "precision", "recall", "coverage")
+"""The figures of the audit that are shares, and so share an axis."""
+
+
+def collect_audits() -> dict[float, list[Audit]]:
+    """The audits of each guidance, one per seed of the CNN that judged."""
+    audits: dict[float, list[Audit]] = defaultdict(list)
+    for row in dvc.api.exp_show():
+        if row["Experiment"]:
+            content = DVCFileSystem(rev=row["rev"]).read_text("metrics/audit_synthetic.json")
+            audits[float(row["guidance"])].append(json.loads(content))
+    return dict(sorted(audits.items()))
+
+
+def mean_of(audits: list[Audit], which: str, figure: str) -> float:
+    """Mean over seeds."""
+    return float(np.mean([audit[which][figure] for audit in audits]))
 
 
 def collect() -> tuple[dict[float, dict[int, Correct]], dict[float, dict[int, float]], dict[int, Correct]]:
@@ -47,10 +68,27 @@ def stack(by_seed: dict[int, Correct]) -> Correct:
     return np.stack([by_seed[seed] for seed in sorted(by_seed)])
 
 
-def draw(path: Path, curve: dict[float, tuple[float, float, Interval]], real: tuple[float, Interval]) -> None:
-    """Accuracy over guidance; equal curves give equal bytes."""
+def print_audits(audits: dict[float, list[Audit]]) -> None:
+    """The table of what explains the curve."""
+    print(f"\n| guidance | {' | '.join(AUDITED)} | diversity | Frechet distance |")
+    print("| --- " * (len(AUDITED) + 3) + "|")
+    rows = [(f"{w:g}", "synthetic", found) for w, found in audits.items()]
+    rows.append(("real test images", "real_test", [audit for found in audits.values() for audit in found]))
+    for title, which, found in rows:
+        shares = " | ".join(f"{100 * mean_of(found, which, figure):.1f}" for figure in AUDITED)
+        diversity, distance = mean_of(found, which, "diversity"), mean_of(found, which, "frechet_distance")
+        print(f"| {title} | {shares} | {diversity:.2f} | {distance:.1f} |")
+
+
+def draw(
+    path: Path,
+    curve: dict[float, tuple[float, float, Interval]],
+    real: tuple[float, Interval],
+    audits: dict[float, list[Audit]],
+) -> None:
+    """Accuracy over guidance, above what the audit found; equal curves give equal bytes."""
     mpl.rcParams["svg.hashsalt"] = "understudy"
-    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    figure, (axes, below) = plt.subplots(2, 1, figsize=(6, 6), sharex=True, layout="constrained")
     guidance = list(curve)
     tests = [100 * curve[w][1] for w in guidance]
     spread = np.array([[100 * (m - i.low), 100 * (i.high - m)] for _, m, i in curve.values()]).T
@@ -60,8 +98,16 @@ def draw(path: Path, curve: dict[float, tuple[float, float, Interval]], real: tu
     axes.axhline(100 * real[0], color="gray", label="real arm, real test images")
     axes.set_xscale("log", base=2)
     axes.set_xticks(guidance, [f"{w:g}" for w in guidance])
-    axes.set(xlabel="guidance scale w", ylabel="CNN top-1 (%)")
+    axes.set(ylabel="CNN top-1 (%)")
     axes.legend()
+    for name in AUDITED:
+        (line,) = below.plot(
+            guidance, [100 * mean_of(audits[w], "synthetic", name) for w in guidance], "o-", label=name
+        )
+        floor = [100 * mean_of(audits[w], "real_test", name) for w in guidance]
+        below.plot(guidance, floor, ":", color=line.get_color())
+    below.set(xlabel="guidance scale w", ylabel="synthetic images (%)\ndotted: real test images")
+    below.legend()
     figure.savefig(path, metadata={"Date": None, "Creator": None})
 
 
@@ -89,7 +135,9 @@ def main(argv: list[str]) -> int:
     whole = (float(reference.mean()), top1_interval(reference, resampling))
     print(f"| real arm | | {shown(*whole)} | |")
     print(f"\n{len(seeds)} seeds; of {scope(len(seeds))}")
-    draw(Path(argv[0]), curve, whole)
+    audits = collect_audits()
+    print_audits(audits)
+    draw(Path(argv[0]), curve, whole, audits)
     return 0
 
 
