@@ -50,6 +50,7 @@ APAI3010 = Augmentation(
     hue=0.1,
     grayscale=0.2,
     blur=0.5,
+    blur_sigma_max=2,
 )
 
 

@@ -151,6 +151,8 @@ class Augmentation(Section):
     """Probability of dropping colour."""
     blur: Share
     """Probability of a Gaussian blur."""
+    blur_sigma_max: Annotated[float, Field(ge=0.1)]
+    """Its largest standard deviation in pixels, drawn from 0.1 up: 2 is a lot at 32 pixels and little at 224."""
 
 
 class Cnn(Section):

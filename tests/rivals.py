@@ -18,7 +18,7 @@ from stages.training.runtime import open_runtime
 
 PLAIN = Augmentation(
     crop_scale_min=1, translate=0, rotate_degrees=0, flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0,
-    grayscale=0, blur=0,
+    grayscale=0, blur=0, blur_sigma_max=2,
 )  # fmt: skip
 RECIPE = {"learning_rate": 0.01, "weight_decay": 0.1, "beta2": 0.95, "augmentation": PLAIN}
 MAE = Mae(**RECIPE, mask_ratio=0.75, normalize_patches=True, decoder_size=8, decoder_layers=1, decoder_heads=2)

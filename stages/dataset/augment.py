@@ -17,8 +17,8 @@ from stages.sections import Augmentation
 
 CROP_LOG_RATIO = math.log(4 / 3)
 """Crops have aspect ratios from 3/4 to 4/3, log-uniformly (Szegedy et al. 2015; torchvision's default)."""
-BLUR_SIGMA_PX = (0.1, 2.0)
-"""Range of the blur's standard deviation (SimCLR, appendix A)."""
+BLUR_SIGMA_MIN = 0.1
+"""The blur's least standard deviation in pixels (SimCLR, appendix A), which leaves an image as it is."""
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a gray value (ITU-R 601-2, as torchvision has them)."""
 DRAWS = (
@@ -38,8 +38,9 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
 def augment(images: torch.Tensor, settings: Augmentation, seed: int, step: int, indices: torch.Tensor) -> torch.Tensor:
     """Augments a batch: crop, rotation, shift and flip as one bilinear resampling, then colour, gray and blur.
 
-    Every transform is torchvision's; two things differ. Crops are not rounded to whole pixels, and the order of the
-    four parts of colour jitter is drawn once per step, not per image. Pixels from outside the image are black.
+    Every transform is torchvision's, the blur PIL's; what differs: the order of the four parts of colour jitter is
+    drawn once per step, not per image, and pixels are not rounded to bytes in between. Without shift and rotation a
+    crop's edge goes on beyond it, as in torchvision; with them, what comes from outside the image is black.
 
     Args:
         images: uint8 (B, 3, S, S), RGB.
@@ -54,15 +55,17 @@ def augment(images: torch.Tensor, settings: Augmentation, seed: int, step: int, 
     u = draw(seed, step, indices, images.device)
     pixels = images.float().div_(255)
     if settings.crop_scale_min < 1 or settings.rotate_degrees or settings.translate or settings.flip:
-        pixels = resample(pixels, affine(u, settings, images.shape[-1]))
+        has_outside = bool(settings.rotate_degrees or settings.translate)
+        pixels = resample(pixels, affine(u, settings, images.shape[-1]), has_outside)
     if settings.jitter:
         pixels = jitter(pixels, u, settings, jitter_order(seed, step))
     if settings.grayscale:
         pixels = torch.where(_per_image(u["grayscale"] < settings.grayscale), gray(pixels), pixels)
     if settings.blur:
         chosen = torch.nonzero(u["blur"] < settings.blur).flatten()
-        low, high = BLUR_SIGMA_PX
-        pixels[chosen] = blur(pixels[chosen], low + (high - low) * u["sigma"][chosen])
+        high = settings.blur_sigma_max
+        sigmas = BLUR_SIGMA_MIN + (high - BLUR_SIGMA_MIN) * u["sigma"][chosen]
+        pixels[chosen] = blur(pixels[chosen], sigmas, high)
     return pixels.mul_(2).sub_(1)
 
 
@@ -91,11 +94,7 @@ def affine(u: Draws, settings: Augmentation, side: int) -> torch.Tensor:
     The image is cropped and resized to its old side, rotated clockwise about its centre, shifted by whole pixels
     (torchvision's RandomAffine), and flipped; this is the inverse of all that.
     """
-    area = 1 - (1 - settings.crop_scale_min) * u["crop_area"]
-    # Limits the ratio so that both sides fit; torchvision instead draws again, up to ten times.
-    ratio = torch.exp((2 * u["crop_ratio"] - 1) * (-area.log()).clamp(max=CROP_LOG_RATIO))
-    width, height = (area * ratio).sqrt(), (area / ratio).sqrt()
-    left, top = (2 * u["crop_x"] - 1) * (1 - width), (2 * u["crop_y"] - 1) * (1 - height)
+    width, height, left, top = crop(u, settings.crop_scale_min, side)
     angle = (2 * u["rotate"] - 1) * math.radians(settings.rotate_degrees)
     cos, sin = angle.cos(), angle.sin()
     reach = settings.translate * side
@@ -110,15 +109,39 @@ def affine(u: Draws, settings: Augmentation, side: int) -> torch.Tensor:
     )
 
 
-def resample(pixels: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    """Bilinear samples of (B, C, S, S) at the places that (B, 2, 3) matrices name; black outside.
+def crop(u: Draws, scale_min: float, side: int) -> tuple[torch.Tensor, ...]:
+    """Widths, heights (1 is the image's) and places (0 is its centre, 1 its edge) of random crops, each (B,).
 
-    `affine_grid` gives the same grid and takes three times as long on a CPU.
+    As torchvision's RandomResizedCrop in whole pixels: uniform area, log-uniform ratio, drawn again until both sides
+    fit. How often they do falls with the area, so here the area is drawn from what is left, by its inverse
+    distribution function, and the ratio from those that fit it.
+    """
+    slack = 2 * math.log1p(0.5 / side)  # half a pixel too much is rounded away
+    areas = torch.linspace(scale_min, 1, 1025, dtype=torch.float64)
+    fits = (slack - areas.log()).clamp(max=CROP_LOG_RATIO)
+    shares = F.pad((fits[1:] + fits[:-1]).cumsum(0), (1, 0))
+    quantiles = np.interp(1 - u["crop_area"].cpu().double(), shares / shares[-1], areas)
+    area = torch.from_numpy(quantiles).to(u["crop_area"])
+    ratio = torch.exp((2 * u["crop_ratio"] - 1) * (slack - area.log()).clamp(max=CROP_LOG_RATIO))
+    width, height = ((area * r).sqrt().mul(side).round().clamp(1, side) for r in (ratio, 1 / ratio))
+    left = (u["crop_x"] * (side - width + 1)).floor()  # u < 1
+    top = (u["crop_y"] * (side - height + 1)).floor()
+    return width / side, height / side, (2 * left + width) / side - 1, (2 * top + height) / side - 1
+
+
+def resample(pixels: torch.Tensor, matrices: torch.Tensor, has_outside: bool) -> torch.Tensor:
+    """Bilinear samples of (B, C, S, S) at the places that (B, 2, 3) matrices name.
+
+    Beyond the region that a matrix maps the output to goes on that region's edge, or, with `has_outside`, what lies
+    there, and black outside the image. `affine_grid` gives the same grid and takes three times as long on a CPU.
     """
     side = pixels.shape[-1]
     centres = (torch.arange(side, device=pixels.device) + 0.5) * (2 / side) - 1
     across, down, offset = (matrices[:, :, i, None, None] for i in range(3))
     grid = across * centres + (down * centres[:, None] + offset)  # (B, 2, S, S)
+    if not has_outside:
+        reach = across.abs() + down.abs() - 1 / side
+        grid = grid.clamp(offset - reach, offset + reach)
     return F.grid_sample(pixels, grid.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
 
 
@@ -179,24 +202,28 @@ def rotate_hue(pixels: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.addcmul(value[:, None], chroma[:, None], trapezoid, value=-1)
 
 
-def blur(pixels: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
-    """Gaussian blur of (B, C, S, S) with (B,) standard deviations in pixels, edges mirrored.
+def blur(pixels: torch.Tensor, sigmas: torch.Tensor, sigma_max: float) -> torch.Tensor:
+    """Gaussian blur of (B, C, S, S) with (B,) standard deviations of at most `sigma_max` pixels.
 
-    The kernel spans a tenth of the side, as in SimCLR's released code: 3 taps at 32 pixels, 23 at 224. So what a
-    sigma of 2 does shrinks with the image.
+    As PIL's, which runs a box of that deviation three times: nothing is cut off below 3 sigma, and edges go on. One
+    matrix per image, applied to its columns and to its rows, takes a fraction of the time of adding shifted images.
     """
     side = pixels.shape[-1]
-    radius = max(1, side // 10 // 2)
-    taps = torch.arange(-radius, radius + 1, device=pixels.device)
-    kernel = torch.exp(-0.5 * (taps / sigmas[:, None]) ** 2)
-    kernel = kernel / kernel.sum(1, keepdim=True)
-    padded = F.pad(pixels, (radius,) * 4, mode="reflect")
-    for dim in (2, 3):
-        total = padded.narrow(dim, 0, side) * _per_image(kernel[:, 0])
-        for i in range(1, 2 * radius + 1):
-            total.addcmul_(padded.narrow(dim, i, side), _per_image(kernel[:, i]))
-        padded = total
-    return padded
+    radius = math.ceil(3 * sigma_max)
+    offsets = torch.arange(-radius, radius + 1, device=pixels.device)
+    weights = torch.exp(-0.5 * (offsets / sigmas[:, None]) ** 2)
+    weights = weights / weights.sum(1, keepdim=True)
+    # In row i of an image's matrix column j has the tap of offset j - i; the edges have all beyond them as well.
+    places = torch.arange(side, device=pixels.device)
+    taps = places - places[:, None] + radius
+    index = taps.clone()
+    index[:, 0] += len(offsets)
+    index[:, -1] += 2 * len(offsets)
+    index[(taps < 0) | (taps >= len(offsets))] = -1
+    table = [weights, weights.cumsum(1), weights.flip(1).cumsum(1).flip(1), torch.zeros_like(weights[:, :1])]
+    kernels = torch.cat(table, 1)[:, index][:, None]  # (B, 1, S, S)
+    with torch.autocast(pixels.device.type, enabled=False):
+        return kernels @ pixels @ kernels.mT
 
 
 def _per_image(values: torch.Tensor) -> torch.Tensor:
