@@ -56,8 +56,8 @@ def main(argv: list[str]) -> dict[str, Any]:
     facts |= {"images_per_set": len(chosen[TRAIN]), "num_features": whole[TRAIN].features.shape[1]}
     with fresh_dir(PLOTS / "audit_synthetic") as folder:
         write_tables(folder, whole, parts, class_names)
-        queries = splits["synthetic"].images[chosen["synthetic"]]
-        write_bytes(folder / "nearest.png", nearest_pairs(queries, splits[TRAIN].images, *near["synthetic"]))
+        pairs = nearest_pairs(splits["synthetic"], chosen["synthetic"], splits[TRAIN], *near["synthetic"])
+        write_bytes(folder / "nearest.png", pairs)
     target = METRICS / "audit_synthetic.json"
     write_json(target, facts)
     shares = [f"{facts[name]['recognizability']:.1%} of {name}" for name in COMPARED]
@@ -107,10 +107,13 @@ def write_tables(
     write_csv(folder / "confusion.csv", confusion_rows(counts.tolist(), class_names))
 
 
-def nearest_pairs(queries: torch.Tensor, train: torch.Tensor, apart: torch.Tensor, twins: torch.Tensor) -> bytes:
-    """A picture of the synthetic images that come nearest to a real train image, each above that one."""
+def nearest_pairs(
+    synthetic: Split, rows: torch.Tensor, train: Split, apart: torch.Tensor, twins: torch.Tensor
+) -> bytes:
+    """A picture of the synthetic images (of those at `rows`) nearest to a real train image, each above that one."""
     closest = apart.argsort(stable=True)[:PAIRS_SHOWN].cpu()
-    return sample_grid([("synthetic", queries[closest]), ("nearest real", train[twins.cpu()[closest]])])
+    shown = synthetic.images[rows[closest]], train.images[twins.cpu()[closest]]
+    return sample_grid(list(zip(("synthetic", "nearest real"), shown, strict=True)))
 
 
 if __name__ == "__main__":

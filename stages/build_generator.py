@@ -31,7 +31,7 @@ from stages.artifacts import (
 )
 from stages.dataset.tensors import Split, load_split
 from stages.diffusion import average, latent_model
-from stages.diffusion.batches import CaptionedTokens, Draws, ImageBatches, LatentBatches
+from stages.diffusion.batches import CaptionedTokens, Draws, ImageBatches, Images, LatentBatches
 from stages.diffusion.objectives import reconstruction_objective, velocity_objective
 from stages.diffusion.prompts import EMPTY, Caption, make_captions
 from stages.diffusion.tokenizer import build_tokenizer
@@ -41,6 +41,7 @@ from stages.training.batches import EpochOrder
 from stages.training.curves import write_curves
 from stages.training.loop import Batches, Objective, Plan, fit
 from stages.training.optimizer import adamw, parameter_groups
+from stages.training.prefetch import read_ahead
 from stages.training.runtime import Runtime, derive_seed, open_runtime
 from stages.training.schedule import warmup_cosine
 
@@ -91,9 +92,9 @@ def train(
 
 
 def train_autoencoder(
-    images: torch.Tensor, section: TrainGenerator, runtime: Runtime, state: Path
+    images: Images, section: TrainGenerator, runtime: Runtime, state: Path
 ) -> tuple[AutoencoderKL, History]:
-    """Trains the autoencoder on images uint8 (N, 3, S, S) on the device; its latents come out standardized."""
+    """Trains the autoencoder on images uint8 (N, 3, S, S), which come on the device; standardizes its latents."""
     part, o, seed = section.autoencoder, section.autoencoder.optimization, section.data_seed
     side = images.shape[-1]
     network = latent_model.VariationalAutoencoder(part, side).to(runtime.device)
@@ -101,7 +102,8 @@ def train_autoencoder(
     shape = (part.latent_channels, latent_side, latent_side)
     order = EpochOrder(len(images), o.batch_size, derive_seed(seed, "autoencoder"))
     batches = ImageBatches(images, shape, order, draws(seed, "posterior"), o.batch_size)
-    history = train(network, reconstruction_objective(part.kl_weight), batches, o, runtime, state, None)
+    ahead, objective = read_ahead(batches, images, o.num_steps), reconstruction_objective(part.kl_weight)
+    history = train(network, objective, ahead, o, runtime, state, None)
     means, _ = latent_model.encode_images(network.model, images, o.batch_size)
     latent_model.standardize_latents(network.model, means)
     return network.model, history

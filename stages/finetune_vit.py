@@ -39,6 +39,7 @@ from stages.training.curves import write_curves
 from stages.training.loop import FitResult, Plan, fit
 from stages.training.objectives import cross_entropy
 from stages.training.optimizer import adamw, parameter_groups
+from stages.training.prefetch import read_ahead
 from stages.training.runtime import Runtime, open_runtime
 from stages.training.selection import OWN, REAL, figures, scorer
 
@@ -66,12 +67,12 @@ def train(
     order = EpochOrder(len(split), plan.batch_size, seed)
     batches = LabelledBatches(split.images.to(runtime.device), split.labels.to(runtime.device), order, transform)
     labelled = {
-        key: (normalize(other.images.to(runtime.device)), other.labels.to(runtime.device))
-        for key, other in validation.items()
+        key: (other.images.to(runtime.device), other.labels.to(runtime.device)) for key, other in validation.items()
     }
     optimizer = adamw(groups, section.optimization.beta2)
-    objective = cross_entropy(section.label_smoothing)
-    return fit(classifier, objective, batches, optimizer, plan, runtime, state, scorer(labelled, plan, runtime))
+    objective, evaluate = cross_entropy(section.label_smoothing), scorer(labelled, normalize, plan, runtime)
+    ahead = read_ahead(batches, split.images, plan.num_steps)
+    return fit(classifier, objective, ahead, optimizer, plan, runtime, state, evaluate)
 
 
 def save(folder: Path, classifier: vit.ViTClassifier, result: FitResult, **facts: str) -> None:

@@ -35,7 +35,7 @@ from stages.artifacts import (
     write_manifest,
 )
 from stages.dataset import codec, shards
-from stages.dataset.neighbours import nearest_distances
+from stages.dataset.neighbours import nearest_distances, thumbnails
 from stages.dataset.tensors import Split, load_split
 from stages.diffusion import rounds
 from stages.diffusion.grid import evenly, sample_grid
@@ -164,13 +164,17 @@ def facts(
     for name, split in synthetic.items():
         counts = split.labels.bincount(minlength=len(split.class_names)).tolist()
         images[name] = {"total": len(split), "per_class": dict(zip(split.class_names, counts, strict=True))}
-    reference = real.images.to(device)
-    compared = {"synthetic": evenly(synthetic["train"].images, len(val)), "val": val.images}
+    train = synthetic["train"]
+    compared = {
+        "synthetic": thumbnails(train.images.to(device), evenly(torch.arange(len(train)), len(val))),
+        "val": thumbnails(val.images.to(device)),
+    }
+    reference = thumbnails(real.images.to(device))
     reasons = Counter(result.rejected.values())
     return {
         "images": images,
         "rejected": {reason: reasons[reason] for reason in rounds.VERDICTS[1:]},
-        "distance_to_nearest_real_train": {k: distances(v.to(device), reference) for k, v in compared.items()},
+        "distance_to_nearest_real_train": {k: distances(v, reference) for k, v in compared.items()},
     }
 
 
@@ -179,7 +183,8 @@ def picture(real: Split, synthetic: Split) -> bytes:
     rows = []
     for label, name in enumerate(real.class_names):
         for title, split in (("real", real), ("synthetic", synthetic)):
-            rows.append((f"{name} {title}", evenly(split.images[split.labels == label], SAMPLES_PER_CLASS)))
+            shown = evenly(split.labels.eq(label).nonzero().flatten(), SAMPLES_PER_CLASS)
+            rows.append((f"{name} {title}", split.images[shown]))
     return sample_grid(rows)
 
 

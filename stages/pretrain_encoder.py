@@ -37,6 +37,7 @@ from stages.training.mae import MaeObjective, mask_noise
 from stages.training.mocov3 import MocoV3Objective
 from stages.training.momentum import follow, momentum_to_one
 from stages.training.optimizer import adamw, parameter_groups
+from stages.training.prefetch import read_ahead
 from stages.training.runtime import Runtime, open_runtime
 
 CROPS_PER_IMAGE = 2
@@ -105,7 +106,7 @@ def make_batches(split: Split, method: str, section: PretrainEncoder, seed: int,
 
     def batches(step: int, positions: range) -> dict[str, torch.Tensor]:
         rows = rows_of(step)
-        chosen = rows[positions.start : positions.stop].to(device)
+        chosen = rows[positions.start : positions.stop]
         indices = torch.arange(positions.start, positions.stop)
         keys = keys_of(split, rows, key, num_views)[positions.start : positions.stop]
         views = augment(images[chosen], augmentation, seed, step, indices)
@@ -210,7 +211,8 @@ def pretrain(
     network = network_of(method, encoder, section, images_per_view).to(runtime.device)
     objective = objective_of(method, network, section, runtime.gather, runtime.rank)
     optimizer = optimizer_of(method, network, section)
-    history = fit(network, objective, batches, optimizer, plan, runtime, state, evaluate=None).history
+    ahead = read_ahead(batches, split.images, plan.num_steps)
+    history = fit(network, objective, ahead, optimizer, plan, runtime, state, evaluate=None).history
     if method == "dino":  # whose teacher is the better one all along (section 5.2)
         encoder.load_state_dict(network.get_submodule("target.0").state_dict())
     return history

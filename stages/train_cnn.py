@@ -38,6 +38,7 @@ from stages.training.curves import write_curves
 from stages.training.loop import FitResult, Plan, fit
 from stages.training.objectives import cross_entropy
 from stages.training.optimizer import adamw, parameter_groups
+from stages.training.prefetch import read_ahead
 from stages.training.runtime import Runtime, open_runtime
 from stages.training.selection import OWN, REAL, figures, scorer
 
@@ -57,12 +58,12 @@ def train(
     order = EpochOrder(len(split), plan.batch_size, seed)
     batches = LabelledBatches(split.images.to(runtime.device), split.labels.to(runtime.device), order, transform)
     labelled = {
-        key: (normalize(other.images.to(runtime.device)), other.labels.to(runtime.device))
-        for key, other in validation.items()
+        key: (other.images.to(runtime.device), other.labels.to(runtime.device)) for key, other in validation.items()
     }
-    evaluate = scorer(labelled, plan, runtime)
+    evaluate = scorer(labelled, normalize, plan, runtime)
     objective = cross_entropy(section.label_smoothing)
-    return fit(network, objective, batches, optimizer, plan, runtime, state, evaluate)
+    ahead = read_ahead(batches, split.images, plan.num_steps)
+    return fit(network, objective, ahead, optimizer, plan, runtime, state, evaluate)
 
 
 def main(argv: list[str]) -> dict[str, Any]:

@@ -5,8 +5,28 @@ A generator that memorises makes images that lie nearer to its training images t
 """
 
 import torch
+import torch.nn.functional as F
 
+from stages.dataset.tensors import Images
+
+COMPARED_SIDE = 32
+"""Larger images are compared at this many pixels a side, where memory and time allow all of them."""
 _CANDIDATES = 4
+_SHRUNK_AT_A_TIME = 64
+
+
+def thumbnails(images: Images, rows: torch.Tensor | None = None) -> torch.Tensor:
+    """The images at `rows` (int64 (n,), all for None) at `COMPARED_SIDE` pixels a side: means of areas, rounded.
+
+    Returns:
+        uint8 (n, 3, S, S) on the images' device; images that are no larger, as they are.
+    """
+    rows = torch.arange(len(images)) if rows is None else rows
+    if images.shape[-1] <= COMPARED_SIDE:
+        return images[rows]
+    sides = (COMPARED_SIDE, COMPARED_SIDE)
+    parts = (images[part].float() for part in torch.split(rows, _SHRUNK_AT_A_TIME))
+    return torch.cat([F.interpolate(part, sides, mode="area").round().to(torch.uint8) for part in parts])
 
 
 def nearest_distances(

@@ -1,20 +1,28 @@
-"""Splits in memory: every image decoded once into one uint8 tensor."""
+"""Splits as tensors: small images decoded once into memory, large ones read from the shards as they are needed."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from stages.artifacts import BadInput
-from stages.dataset import codec, shards
+from stages.dataset import shards
+from stages.dataset.streaming import StreamedImages
+
+MEMORY_BYTES = 2**30
+"""Decoded images of a split beyond which they stay on disk. It changes no image and so no result."""
+_BLOCK = 256
+
+Images = torch.Tensor | StreamedImages
+"""uint8 (N, 3, H, W), RGB in 0..255: has `len`, `shape`, `device` and `to`; rows by int64 (B,) or by a slice."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A split in memory."""
+    """A split: its labels and captions in memory, its images there or on disk."""
 
-    images: torch.Tensor
+    images: Images
     """uint8 (N, 3, H, W), RGB in 0..255."""
     labels: torch.Tensor
     """int64 (N,), indices into `class_names`."""
@@ -29,27 +37,16 @@ class Split:
 
 
 def load_split(folder: Path, name: str) -> Split:
-    """Reads the shards of a split (`train`, `val` or `test`) and decodes every image.
+    """Opens a split (`train`, `val` or `test`), and decodes every image if they fit into `MEMORY_BYTES`.
 
     Raises:
-        BadInput: the split is missing, or its images differ in size.
+        BadInput: the split is missing, or (as soon as one is decoded) its images differ in size.
     """
-    class_names = shards.read_class_names(folder, name)
-    count = shards.num_rows(folder, name)
-    labels = np.empty(count, np.int64)
-    caption_ids = np.empty(count, np.int64)
-    images = np.empty((count, 3, 0, 0), np.uint8)
-    for i, row in enumerate(shards.read_rows(folder, name)):
-        pixels = np.asarray(codec.decode(row.image)).transpose(2, 0, 1)
-        if i == 0:
-            images = np.empty((count, *pixels.shape), np.uint8)
-        if pixels.shape != images.shape[1:]:
-            raise BadInput(
-                f"{folder}: {name} image {row.path} is {pixels.shape[2]}x{pixels.shape[1]}, the first is "
-                f"{images.shape[3]}x{images.shape[2]}; run the stage that makes the folder again"
-            )
-        images[i], labels[i], caption_ids[i] = pixels, row.label, row.caption_id
-    return Split(torch.from_numpy(images), torch.from_numpy(labels), torch.from_numpy(caption_ids), class_names)
+    streamed = StreamedImages(folder, name)
+    columns = shards.read_integers(folder, name, ("label", "caption_id"))
+    labels, caption_ids = (torch.from_numpy(values) for values in columns)
+    images = streamed if streamed.shape.numel() > MEMORY_BYTES else streamed[:]
+    return Split(images, labels, caption_ids, shards.read_class_names(folder, name))
 
 
 def check_arm(source: str, train: Split, validation: dict[str, Split]) -> None:
@@ -65,6 +62,10 @@ def check_arm(source: str, train: Split, validation: dict[str, Split]) -> None:
             raise BadInput(f"data/{source}: {key} has other classes or another image size; run `dvc repro` again")
 
 
-def count_distinct(images: torch.Tensor) -> int:
-    """Of uint8 images (N, 3, H, W), how many differ from all before them."""
-    return len({image.tobytes() for image in images.numpy()})
+def count_distinct(images: Images) -> int:
+    """How many of the images differ from all before them."""
+    digests: set[bytes] = set()
+    for start in range(0, len(images), _BLOCK):
+        block = images[start : start + _BLOCK].cpu().numpy()
+        digests |= {hashlib.sha256(image.tobytes()).digest() for image in block}
+    return len(digests)

@@ -1,6 +1,7 @@
 """What each step of building the generator sees: pure functions of the step and of rows in its global batch."""
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 
@@ -12,20 +13,36 @@ Draws = Callable[[int], torch.Generator]
 """A CPU generator of a step's own."""
 
 
+class Images(Protocol):
+    """Images uint8 (N, 3, H, W): a tensor, or what reads them from disk."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they come."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, 3, H, W)."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def __getitem__(self, key: torch.Tensor | slice, /) -> torch.Tensor:
+        """Those at rows int64 (B,), or at a slice of all."""
+
+
 class ImageBatches:
     """Batches of the autoencoder: images, and the noise of the posterior."""
 
-    def __init__(
-        self, images: torch.Tensor, latent_shape: tuple[int, ...], order: Order, draws: Draws, size: int
-    ) -> None:
-        """Takes images uint8 (N, 3, H, W) on the device, latents' shape (C, h, w) and the global batch size."""
+    def __init__(self, images: Images, latent_shape: tuple[int, ...], order: Order, draws: Draws, size: int) -> None:
+        """Takes images uint8 (N, 3, H, W), latents' shape (C, h, w) and the global batch size."""
         self._images, self._latent_shape = images, latent_shape
         self._order, self._draws, self._size = order, draws, size
 
     def __call__(self, step: int, rows: range) -> dict[str, torch.Tensor]:
         """{"images": float (B, 3, H, W) in [-1, 1], "noise": float (B, C, h, w)}."""
         device = self._images.device
-        images = self._images[self._order(step, rows).to(device)].float() / 127.5 - 1
+        images = self._images[self._order(step, rows)].float() / 127.5 - 1
         noise = torch.randn(self._size, *self._latent_shape, generator=self._draws(step))
         return {"images": images, "noise": noise[rows.start : rows.stop].to(device)}
 

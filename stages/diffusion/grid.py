@@ -35,7 +35,7 @@ def sample_grid(rows: Sequence[tuple[str, torch.Tensor]]) -> bytes:
     return stream.getvalue()
 
 
-def evenly(images: torch.Tensor, number: int) -> torch.Tensor:
-    """At most `number` of the images (N, ...), evenly spaced."""
-    positions = torch.arange(min(number, len(images))) * len(images) // max(1, min(number, len(images)))
-    return images[positions]
+def evenly(rows: torch.Tensor, number: int) -> torch.Tensor:
+    """At most `number` of the rows (N, ...), evenly spaced."""
+    positions = torch.arange(min(number, len(rows))) * len(rows) // max(1, min(number, len(rows)))
+    return rows[positions]

@@ -11,6 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from stages.artifacts import BadInput
 from stages.diffusion.attention import choose_attention
+from stages.diffusion.batches import Images
 from stages.diffusion.quiet import hide_progress_bars
 from stages.generator_sections import Autoencoder, Denoiser, TextEncoder
 
@@ -126,9 +127,7 @@ def build_scheduler(section: Denoiser) -> DPMSolverMultistepScheduler:
 
 
 @torch.no_grad()
-def encode_images(
-    autoencoder: AutoencoderKL, images: torch.Tensor, batch_size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_images(autoencoder: AutoencoderKL, images: Images, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of the posterior of every image, float32 (N, C, h, w) each, on their device.
 
     Args:
@@ -136,7 +135,8 @@ def encode_images(
         images: uint8 (N, 3, H, W).
         batch_size: images per forward pass.
     """
-    parts = [autoencoder.encode(part.float() / 127.5 - 1).latent_dist for part in torch.split(images, batch_size)]
+    slices = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+    parts = [autoencoder.encode(part.float() / 127.5 - 1).latent_dist for part in slices]
     return torch.cat([part.mean for part in parts]), torch.cat([part.std for part in parts])
 
 

@@ -2,10 +2,19 @@
 
 import functools
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 
 from stages.training.runtime import derive_seed
+
+
+class Images(Protocol):
+    """Images uint8 (N, 3, H, W): a tensor, or what reads them from disk."""
+
+    def __getitem__(self, key: torch.Tensor | slice, /) -> torch.Tensor:
+        """Those at rows int64 (B,), or at a slice of all, on the device."""
+
 
 Transform = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
 
@@ -39,10 +48,10 @@ class EpochOrder:
 
 
 class LabelledBatches:
-    """Batches of a classifier from a training set that lies in memory, on the device."""
+    """Batches of a classifier from its training set."""
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, order: EpochOrder, transform: Transform) -> None:
-        """Takes images uint8 (N, 3, H, W) and labels int64 (N,), both on the device.
+    def __init__(self, images: Images, labels: torch.Tensor, order: EpochOrder, transform: Transform) -> None:
+        """Takes images uint8 (N, 3, H, W), which come on the device, and labels int64 (N,) there.
 
         `transform(images, step, positions)` augments a micro-batch, whose rows stand at `positions` (int64, CPU) in
         the global batch, into the network's input.
@@ -54,6 +63,6 @@ class LabelledBatches:
 
     def __call__(self, step: int, rows: range) -> dict[str, torch.Tensor]:
         """{"images": the network's input, "labels": int64}, one row per position in `rows`."""
-        chosen = self._order(step, rows).to(self._images.device)
+        chosen = self._order(step, rows)
         positions = torch.arange(rows.start, rows.stop)
         return {"images": self._transform(self._images[chosen], step, positions), "labels": self._labels[chosen]}

@@ -192,9 +192,10 @@ def _step(
     share = 1 / len(micro_batches)
     optimizer.zero_grad(set_to_none=True)
     for index, rows in enumerate(micro_batches):
+        batch = batches(step, rows)
         with runtime.accumulate(prepared, index == len(micro_batches) - 1):
             with runtime.autocast(plan.precision):
-                values = objective(prepared, batches(step, rows))
+                values = objective(prepared, batch)
             torch.autograd.backward(values["loss"] * share)
         for key, value in values.items():
             totals[key] = totals.get(key, 0) + value.detach() * share

@@ -3,30 +3,35 @@
 Somebody who trains on synthetic images alone has no real ones to select on; the oracle shows what that costs.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from stages.training.batches import Images
 from stages.training.loop import Evaluate, FitResult, Plan
 from stages.training.runtime import Runtime
 
 OWN, REAL = "val_top1", "real_val_top1"
-Labelled = tuple[torch.Tensor, torch.Tensor]
-"""A network's input (N, 3, H, W) and labels int64 (N,), on the device."""
+Labelled = tuple[Images, torch.Tensor]
+"""Images uint8 (N, 3, H, W) and labels int64 (N,), on the device."""
 
 
-def scorer(validation: dict[str, Labelled], plan: Plan, runtime: Runtime) -> Evaluate:
-    """Top-1 on each entry of `validation`, in parts of about the size of a micro-batch."""
-    prepared = {
-        key: (images.chunk(-(-len(labels) // plan.micro_batch_size)), labels)
-        for key, (images, labels) in validation.items()
-    }
+def scorer(
+    validation: Mapping[str, Labelled], prepare: Callable[[torch.Tensor], torch.Tensor], plan: Plan, runtime: Runtime
+) -> Evaluate:
+    """Top-1 on each entry of `validation`, in parts of about the size of a micro-batch.
+
+    `prepare` makes the network's input of images uint8 (B, 3, H, W).
+    """
 
     def evaluate(network: nn.Module, step: int) -> dict[str, float]:
         scores = {}
-        for key, (parts, labels) in prepared.items():
+        for key, (images, labels) in validation.items():
+            size = -(-len(labels) // -(-len(labels) // plan.micro_batch_size))
             with runtime.autocast(plan.precision):
+                parts = (prepare(images[start : start + size]) for start in range(0, len(labels), size))
                 predicted = torch.cat([network(part).argmax(1) for part in parts])
             scores[key] = (predicted == labels).double().mean().item()
         return scores
