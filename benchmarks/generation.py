@@ -98,7 +98,7 @@ def main() -> int:
     study = config.load_study()
     profile = config.load_profile(sys.argv[1] if len(sys.argv) > 1 else study.profile)
     section, size = profile.generate_synthetic, profile.fetch_data.image_size
-    captions = make_captions(profile.prompts, list(profile.prompts.class_names))
+    captions = make_captions(profile.prompts, list(profile.prompts.class_names), config.PROMPTS)
     classes = len(profile.prompts.class_names)
     per_class = section.images_per_caption * (len(captions) // classes - profile.prompts.val_captions_per_class)
     wanted = dict.fromkeys(range(classes), per_class)

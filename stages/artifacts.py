@@ -27,6 +27,7 @@ PREDICTIONS = Path("predictions")
 PLOTS = Path("plots")
 RUNS = Path("runs")
 SETTINGS_CHECKED = DATA / "settings_checked"
+CAPTIONS = DATA / "captions.tsv"
 GENERATOR = MODELS / "generator"
 MANIFEST = "manifest.json"
 

@@ -3,7 +3,7 @@
     python -m stages.build_generator
     accelerate launch -m stages.build_generator
 
-Reads `data/real`, writes `models/generator`, a standard diffusers folder that
+Reads `data/real` and `data/captions.tsv`, writes `models/generator`, a standard diffusers folder that
 `AutoPipelineForText2Image.from_pretrained` opens, and its learning curves. First the autoencoder is trained, then
 text encoder and UNet on its latents; in every step an image is shown with a random caption of its class. The saved
 weights of the latter are their moving average. Nothing is selected: the last step counts.
@@ -19,10 +19,12 @@ from transformers import CLIPTokenizer
 
 from stages import config
 from stages.artifacts import (
+    CAPTIONS,
     DATA,
     GENERATOR,
     PLOTS,
     BadInput,
+    digest,
     fresh_dir,
     read_manifest,
     run_stage,
@@ -32,8 +34,8 @@ from stages.artifacts import (
 from stages.dataset.tensors import Split, load_split
 from stages.diffusion import average, latent_model
 from stages.diffusion.batches import CaptionedTokens, Draws, ImageBatches, Images, LatentBatches
+from stages.diffusion.captions import EMPTY, Caption, read_captions
 from stages.diffusion.objectives import reconstruction_objective, velocity_objective
-from stages.diffusion.prompts import EMPTY, Caption, make_captions
 from stages.diffusion.tokenizer import build_tokenizer
 from stages.generator_sections import TrainGenerator
 from stages.sections import Optimization
@@ -157,21 +159,21 @@ def main(argv: list[str]) -> dict[str, Any]:
         raise BadInput(f"build_generator: takes no argument, was given {argv}; run it bare")
     study = config.load_study()
     profile = config.load_profile(study.profile)
-    section, prompts = profile.build_generator, profile.prompts
+    section = profile.build_generator
     real = read_manifest(DATA / "real")
-    captions = make_captions(prompts, real["class_names"])
+    captions = read_captions(CAPTIONS, real["class_names"])
     latent_model.check_image_size(real["image_size"], section.autoencoder, section.denoiser)
     runtime = open_runtime(section.data_seed)
     split = load_split(DATA / "real", "train")
-    settings = {"build_generator": section.model_dump(), "prompts": prompts.model_dump()}
-    with scratch("build_generator", settings, (DATA / "real",)) as state:
+    settings = section.model_dump()
+    with scratch("build_generator", settings, (DATA / "real", CAPTIONS)) as state:
         generator, curves = build(split, captions, section, runtime, state)
         if runtime.is_main:
             with fresh_dir(PLOTS / "build_generator") as plots, fresh_dir(GENERATOR) as target:
                 for part, history in curves.items():
                     write_curves(plots / part, history)
                 generator.save(target)
-                write_manifest(target, settings=settings)
+                write_manifest(target, settings=settings, captions_sha256=digest(CAPTIONS))
     return {"made": f"{GENERATOR}, a pipeline trained on {len(split)} images", "device": str(runtime.device)}
 
 

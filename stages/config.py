@@ -28,6 +28,7 @@ from stages.sections import (
 
 PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
+PROMPTS = PROFILES / "prompts"
 NO_LOCAL_DATASET = PROFILES / "no_local_dataset"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]*$")]
@@ -135,11 +136,14 @@ def _sentence(path: Path, content: Any, error: ValidationError) -> str:
 
 def _keys(location: tuple[int | str, ...], content: Any) -> Iterator[str]:
     """Where a complaint is about, in the file's own keys: pydantic puts the `mode` of a section between them."""
-    for part in location[:-1]:
-        if not isinstance(content, dict) or part != content.get("mode"):
-            content = content[part]
-            yield str(part)
-    yield from map(str, location[-1:])
+    tagged = False
+    for part in location:
+        mode = content.get("mode") if isinstance(content, dict) else None
+        if part == mode and not tagged:
+            tagged = True
+            continue
+        yield str(part)
+        content, tagged = content.get(part) if isinstance(content, dict) else None, False
 
 
 def load_study() -> Study:

@@ -3,10 +3,11 @@
     python -m stages.generate_synthetic
     accelerate launch -m stages.generate_synthetic
 
-Reads `models/generator` and `data/real` (classes, sizes and codec; its pixels for comparison alone), writes
-`data/synthetic` with a train and a val split, the counts and distances of metrics/generate_synthetic.json, and a grid
-of real above synthetic images. On a CPU it spreads over the cores itself; the images are the same for any number of
-processes. Killed and started again it goes on at the first unfinished batch.
+Reads `models/generator`, `data/captions.tsv` and `data/real` (classes, sizes and codec; its pixels for comparison
+alone), writes `data/synthetic` with a train and a val split, the counts and distances of
+metrics/generate_synthetic.json, and a grid of real above synthetic images. On a CPU it spreads over the cores
+itself; the images are the same for any number of processes. Killed and started again it goes on at the first
+unfinished batch.
 """
 
 from collections import Counter
@@ -19,6 +20,7 @@ from PIL import Image
 
 from stages import config
 from stages.artifacts import (
+    CAPTIONS,
     DATA,
     GENERATOR,
     METRICS,
@@ -38,9 +40,9 @@ from stages.dataset import codec, shards
 from stages.dataset.neighbours import nearest_distances, thumbnails
 from stages.dataset.tensors import Split, load_split
 from stages.diffusion import rounds
+from stages.diffusion.captions import read_captions
 from stages.diffusion.grid import evenly, sample_grid
 from stages.diffusion.plan import Shot, plan_shots
-from stages.diffusion.prompts import make_captions
 from stages.diffusion.sampler import Sampler, open_pipeline
 from stages.diffusion.spread import run_each
 from stages.generator_sections import GenerateSynthetic
@@ -118,6 +120,7 @@ def write(
         rows=counts,
         rejected=rejected,
         generator_sha256=digest(GENERATOR),
+        captions_sha256=digest(CAPTIONS),
         settings=settings,
     )
 
@@ -194,16 +197,16 @@ def main(argv: list[str]) -> dict[str, Any]:
         raise BadInput(f"generate_synthetic: takes no argument, was given {argv}; run it bare")
     study = config.load_study()
     profile = config.load_profile(study.profile)
-    section, prompts, guidance = profile.generate_synthetic, profile.prompts, study.guidance
+    section, guidance = profile.generate_synthetic, study.guidance
     manifest = read_manifest(DATA / "real")
-    captions = make_captions(prompts, manifest["class_names"])
+    captions = read_captions(CAPTIONS, manifest["class_names"])
     real = load_split(DATA / "real", "train")
     wanted = dict(enumerate(real.labels.bincount(minlength=len(real.class_names)).tolist()))
     shots = plan_shots(captions, wanted, section.images_per_caption, section.val_images_per_caption, section.data_seed)
-    settings = {"guidance": guidance, "generate_synthetic": section.model_dump(), "prompts": prompts.model_dump()}
+    settings = {"guidance": guidance, "generate_synthetic": section.model_dump()}
     runtime = open_runtime(section.data_seed)
     encode, sampler = encoder(manifest), open_sampler(section, guidance, runtime)
-    with scratch("generate_synthetic", settings, (DATA / "real", GENERATOR)) as state:
+    with scratch("generate_synthetic", settings, (DATA / "real", CAPTIONS, GENERATOR)) as state:
         result = generate(shots, sampler, encode, section, runtime, state)
         if runtime.is_main:
             with fresh_dir(DATA / "synthetic") as target:

@@ -1,5 +1,6 @@
 """The typed sections of the stages that make and mix synthetic images; like `sections`, without default or formula."""
 
+from string import Formatter
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -7,25 +8,88 @@ from pydantic import Field, model_validator
 from stages.sections import Count, NonNegative, Optimization, Positive, Precision, Section, Seed, Share
 
 Channels = Annotated[int, Field(ge=8, multiple_of=8)]
+Words = Annotated[list[str], Field(min_length=1)]
+FileName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+"""A file of profiles/prompts."""
+SOURCES = {
+    "modifier": "modifiers",
+    "hypernym": "glossary",
+    "definition": "glossary",
+    "background": "backgrounds",
+}
+"""The key of a template's section that each of its places is filled from."""
 
 
-class Prompts(Section):
-    """The captions that images are made from; read by `build_generator` and `generate_synthetic`."""
+class Backgrounds(Section):
+    """Scenes that prompts place their object in."""
 
+    file: FileName
+    """A scene a line."""
+    per_text: Count
+    """Scenes drawn, uniformly and each once, for every text that has a place for one."""
+    data_seed: Seed
+    """Of the draws."""
+
+
+class TemplatePrompts(Section):
+    """`write_captions`, from templates: each with every name and modifier of every class."""
+
+    mode: Literal["from_templates"]
+    """Captions from the words below."""
     templates: Annotated[list[str], Field(min_length=1)]
-    """Sentences with `{name}` where a class's name stands."""
-    class_names: dict[str, Annotated[list[str], Field(min_length=1)]]
-    """For each label the names that prompts use; every name goes through every template."""
+    """Sentences with `{name}` where a class's name stands; they may have `{a}` (the article of the word after it),
+    `{modifier}`, `{hypernym}`, `{definition}` and `{background}`."""
+    class_names: dict[str, Words]
+    """For each label the names that prompts use."""
+    modifiers: dict[str, Words] | None
+    """For each label the words of `{modifier}`, used equally; null where no template has it."""
+    glossary: FileName | None
+    """A table with the columns class, hypernym and definition; null where no template has the latter two."""
+    backgrounds: Backgrounds | None
+    """What `{background}` stands for; null where no template has it."""
     val_captions_per_class: Count
     """Captions per class kept for the synthetic arm's own validation split."""
 
     @model_validator(mode="after")
-    def templates_name_the_class(self) -> Self:
-        """Each template has its place for the class."""
+    def every_place_has_words(self) -> Self:
+        """Each template has its place for the class, and each other place has words, which no one leaves unused."""
+        words: dict[str, object] = {
+            "name": self.class_names,
+            "a": self.class_names,
+            "modifier": self.modifiers,
+            "hypernym": self.glossary,
+            "definition": self.glossary,
+            "background": self.backgrounds,
+        }
+        used = set()
         for template in self.templates:
-            if "{name}" not in template:
+            places = {place for _, place, _, _ in Formatter().parse(template) if place is not None}
+            if "name" not in places:
                 raise ValueError(f"templates: {template!r} has no {{name}}; write where the class's name goes")
+            for place in sorted(places):
+                if words.get(place) is None:
+                    source = SOURCES.get(place)
+                    hint = f"give {source}" if source else f"known are {', '.join(words)}"
+                    raise ValueError(f"templates: {template!r} has {{{place}}}, which nothing stands for; {hint}")
+            used |= places
+        for source in ("modifiers", "glossary", "backgrounds"):
+            if getattr(self, source) and not any(SOURCES.get(place) == source for place in used):
+                raise ValueError(f"{source}: no template has a place for it; set it to null, or use it")
         return self
+
+
+class FilePrompts(Section):
+    """`write_captions`, from a file of the user's."""
+
+    mode: Literal["from_file"]
+    """Captions as they stand in a table."""
+    file: FileName
+    """A .tsv, .csv or .parquet with the columns caption and label (the name of a class)."""
+    val_captions_per_class: Count
+    """Captions per class kept for the synthetic arm's own validation split."""
+
+
+Prompts = Annotated[TemplatePrompts | FilePrompts, Field(discriminator="mode")]
 
 
 class Autoencoder(Section):

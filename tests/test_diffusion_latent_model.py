@@ -8,9 +8,9 @@ from torch import nn
 from stages.artifacts import BadInput, digest
 from stages.diffusion.average import load_average, track_average
 from stages.diffusion.batches import CaptionedTokens, ImageBatches, LatentBatches
+from stages.diffusion.captions import Caption
 from stages.diffusion.latent_model import build_scheduler, check_image_size, encode_images, standardize_latents
 from stages.diffusion.objectives import reconstruction_objective, velocity_objective
-from stages.diffusion.prompts import Caption
 from tests.tiny_generator import AUTOENCODER, DENOISER, tiny_autoencoder, tiny_generator
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from stages.artifacts import BadInput
 from stages.diffusion import rounds
+from stages.diffusion.captions import Caption
 from stages.diffusion.grid import evenly, sample_grid
 from stages.diffusion.plan import Shot, image_seed
-from stages.diffusion.prompts import Caption
 from stages.diffusion.sampler import Sampler, open_pipeline
 from stages.diffusion.spread import run_each
 from tests.closure import ROOT

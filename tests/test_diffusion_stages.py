@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from datasets import load_dataset
 from PIL import Image
 
-from stages import build_generator, fetch_data, generate_synthetic
+from stages import build_generator, fetch_data, generate_synthetic, write_captions
 from stages.artifacts import BadInput, digest, read_json, read_manifest
 from stages.dataset import shards
 from stages.diffusion.plan import image_seed
@@ -45,6 +45,7 @@ def built(tmp_path_factory):
         draw_pictures(folder / "pictures")
         write_settings()
         fetch_data.main([])
+        write_captions.main([])
         build_generator.main([])
         generate_synthetic.main([])
     return folder
@@ -132,7 +133,7 @@ def test_the_grid_shows_real_above_synthetic(project):
 
 def test_curves_and_settings_of_the_generator(project):
     manifest = read_manifest(Path("models/generator"))
-    assert manifest["settings"]["build_generator"]["mode"] == "train"
+    assert manifest["settings"]["mode"] == "train"
     for part in ("autoencoder", "denoiser"):
         rows = Path(f"plots/build_generator/{part}/plots/metrics/loss.tsv").read_text().splitlines()
         assert rows[0].split() == ["step", "loss"]
@@ -184,8 +185,9 @@ def test_building_killed_goes_on_to_the_same_bytes(project, part):
 @pytest.mark.parametrize(
     ("stage", "spoil", "words"),
     [
-        (build_generator, lambda: write_settings(prompts={"class_names": {"cross": ["x"]}}), "the label 'circle'"),
-        (generate_synthetic, lambda: write_settings(prompts={"class_names": {"cross": ["x"]}}), "the label 'circle'"),
+        (write_captions, lambda: write_settings(prompts={"class_names": {"cross": ["x"]}}), "the label 'circle'"),
+        (build_generator, lambda: forget("data/captions.tsv"), "data/captions.tsv: not there"),
+        (generate_synthetic, lambda: forget("data/captions.tsv"), "data/captions.tsv: not there"),
         (generate_synthetic, lambda: write_settings(generate_synthetic={"images_per_caption": 4}), "make it 5"),
         (generate_synthetic, lambda: forget("models/generator/model_index.json"), "is not a diffusers pipeline"),
         (generate_synthetic, lambda: forget("models/generator/unet"), "can't be opened"),
@@ -204,6 +206,6 @@ def test_bad_input_is_one_line_and_nothing_is_written(project, stage, spoil, wor
 
 
 def test_an_argument_is_refused():
-    for stage in (build_generator, generate_synthetic):
+    for stage in (write_captions, build_generator, generate_synthetic):
         with pytest.raises(BadInput, match="takes no argument"):
             stage.main(["real"])

@@ -72,7 +72,7 @@ def test_everything_ran_and_git_holds_no_image(repository):
     assert "metrics/summary.json" in tracked
     assert not [name for name in tracked if name.split("/")[0] in ("data", "models", "predictions", "plots", "runs")]
     assert not list((repository / ".scratch").glob("*/*"))
-    assert len(hashes(repository)) == 24
+    assert len(hashes(repository)) == 25
 
 
 def test_a_second_repro_runs_nothing(repository):

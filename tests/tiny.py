@@ -88,7 +88,7 @@ def make_repository(folder: Path) -> None:
         keep_out = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
         shutil.copytree(ROOT / name, folder / name, ignore=keep_out)
     draw_pictures(folder / "pictures")
-    (folder / "profiles").mkdir()
+    shutil.copytree(ROOT / "profiles" / "prompts", folder / "profiles" / "prompts")
     (folder / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(tiny_profile(), sort_keys=False))
     study = yaml.safe_load((ROOT / "params.yaml").read_text())
     study.update(profile="tiny", dataset_path="pictures", sources=["real", "synthetic"])

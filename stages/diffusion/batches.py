@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from stages.diffusion.prompts import Caption
+from stages.diffusion.captions import Caption
 
 Order = Callable[[int, range], torch.Tensor]
 """Indices of the images at given rows of a step's batch."""

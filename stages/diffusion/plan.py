@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from stages.artifacts import BadInput
-from stages.diffusion.prompts import Caption
+from stages.diffusion.captions import Caption
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,8 @@ from torch import nn
 
 from stages.artifacts import BadInput, say
 from stages.diffusion.attention import choose_attention
+from stages.diffusion.captions import EMPTY
 from stages.diffusion.plan import Shot
-from stages.diffusion.prompts import EMPTY
 from stages.diffusion.quiet import hide_progress_bars
 
 PIPELINE_CLASS = "StableDiffusionPipeline"
