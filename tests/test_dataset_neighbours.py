@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stages.dataset.neighbours import nearest_distances
+from stages.dataset.neighbours import nearest_distances, thumbnails
 
 
 def images(count, seed, side=8):
@@ -45,3 +45,13 @@ def test_nothing_to_compare():
         nearest_distances(images(3, 0), images(0, 0))
     with pytest.raises(ValueError, match="no neighbours"):
         nearest_distances(images(3, 0), images(3, 0, side=4))
+
+
+def test_thumbnails_are_means_of_areas():
+    images = torch.randint(0, 256, (70, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = torch.tensor([69, 3, 3])
+    means = images[rows].double().reshape(3, 3, 32, 2, 32, 2).mean((3, 5)).round()
+    assert torch.equal(thumbnails(images, rows).double(), means)
+    assert torch.equal(thumbnails(images)[rows], thumbnails(images, rows))
+    small = images[:, :, :32, :32]
+    assert torch.equal(thumbnails(small), small)
