@@ -12,6 +12,7 @@ from stages.dataset.examples import Example, Published
 from stages.sections import Codec
 
 PNG = Codec(format="png", quality=None)
+SPOOL = examples.Spool()
 
 
 def noise(seed, size=32):
@@ -19,7 +20,7 @@ def noise(seed, size=32):
 
 
 def example(pixels, label=0, published=None):
-    return examples.from_image(Image.fromarray(pixels), label, pixels.shape[0], PNG, published)
+    return examples.from_image(SPOOL, Image.fromarray(pixels), label, pixels.shape[0], PNG, published)
 
 
 def pool(*seeds):
@@ -45,7 +46,7 @@ def test_copies_are_counted_where_they_lie():
 
 def test_a_thousand_equal_images_are_999_copies():
     blank = example(np.zeros((8, 8, 3), np.uint8))
-    equal = [Example(blank.image, 0, blank.content) for _ in range(1000)]
+    equal = [Example(blank.stored, 0, blank.content) for _ in range(1000)]
     assert len(audit.exact_duplicates({"a": equal})["a"]) == 999
 
 

@@ -5,13 +5,14 @@ import pytest
 
 from stages.artifacts import BadInput
 from stages.dataset import splits
-from stages.dataset.examples import Collection, Example
+from stages.dataset.examples import Collection, Example, Spool
 
 NAMES = ("cat", "dog")
+SPOOL = Spool()
 
 
 def example(name, label):
-    return Example(image=name.encode(), label=label, content=hashlib.sha256(name.encode()).hexdigest())
+    return Example(SPOOL.keep(name.encode()), label, content=hashlib.sha256(name.encode()).hexdigest())
 
 
 def pool(start, stop, label):
@@ -94,3 +95,15 @@ def test_a_class_too_small_to_train_on_is_named_with_the_settings():
     assert len(splits.split(Collection(NAMES, real), 3, 3, deduplicate=True).train) == 15
     with pytest.raises(BadInput, match="class dog has 0 distinct images"):
         splits.split(Collection(NAMES, pool(0, 20, 0)), 1, 1, deduplicate=True)
+
+
+def test_a_spool_gives_files_back_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    spool, files = Spool(), [b"two", b"", b"one" * 5000, b"two"]
+    kept = [spool.keep(file) for file in files]
+    assert [stored.read() for stored in kept] == files
+    assert spool.keep(b"three").read() == b"three"
+    assert sorted(kept) == [kept[1], kept[2], kept[0], kept[3]]
+    assert [stored.read() for stored in sorted(kept)] == sorted(files)
+    assert (kept[0] == kept[3], kept[0] == kept[1], len({*kept})) == (True, False, 3)
+    assert list(tmp_path.iterdir()) == []

@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import functools
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from stages.dataset.examples import Example
 
 COMPARED_SIDE = 32
 """Near-duplicates are looked for at this many pixels a side, or the image's own if it has fewer."""
-_BLOCK = 500
+_BLOCK = 1000
 _SCALE, _GAP, _PAIRS_SHOWN = 3, 6, 8
 
 
@@ -120,21 +121,19 @@ def nearest_below(train: NDArray[np.uint8], test: NDArray[np.uint8], rmse: float
     limit = rmse**2 * count
     # Centred, no product exceeds 128**2; the margin bounds the error of three sums of `count` such products.
     margin = 4 * count * np.finfo(np.float32).eps * count * 128**2
-    known = train.astype(np.float32) - 128
-    norms = np.einsum("np,np->n", known, known)
-    found = []
-    for start in range(0, len(test), _BLOCK):
-        asked = test[start : start + _BLOCK].astype(np.float32) - 128
-        squared = np.einsum("mp,mp->m", asked, asked)[:, None] - 2 * (asked @ known.T) + norms
-        for i, near in enumerate(squared < limit + margin):
-            candidates = np.flatnonzero(near)
+    best: dict[int, tuple[int, int]] = {}
+    for first, start in itertools.product(range(0, len(train), _BLOCK), range(0, len(test), _BLOCK)):
+        known, asked = (part.astype(np.float32) - 128 for part in (train[first:][:_BLOCK], test[start:][:_BLOCK]))
+        norms = [np.einsum("np,np->n", part, part) for part in (asked, known)]
+        squared = norms[0][:, None] - 2 * (asked @ known.T) + norms[1]
+        for i, near in enumerate(squared < limit + margin, start):
+            candidates = first + np.flatnonzero(near)
             if len(candidates):
-                difference = train[candidates].astype(np.int64) - test[start + i]
-                exact = (difference**2).sum(axis=1)
-                best = int(exact.argmin())
-                if exact[best] < limit:
-                    found.append((start + i, int(candidates[best]), float(np.sqrt(exact[best] / count))))
-    return found
+                exact = ((train[candidates].astype(np.int64) - test[i]) ** 2).sum(axis=1)
+                nearest = int(exact.argmin())
+                best[i] = min(best.get(i, (count * 255**2, -1)), (int(exact[nearest]), int(candidates[nearest])))
+    below = sorted((i, j, squares) for i, (squares, j) in best.items() if squares < limit)
+    return [(i, j, float(np.sqrt(squares / count))) for i, j, squares in below]
 
 
 def storage_statistics(parts: Parts) -> dict[str, Any]:

@@ -30,7 +30,7 @@ _SOURCES = ("REAL", "FAKE")
 
 
 def read(path: Path, image_size: int, form: Codec) -> Collection:
-    """Reads and checks the whole set, whose 120,000 images take 0.2 GB.
+    """Reads and checks the whole set.
 
     An image that has the study's size and codec already keeps its published bytes: another generation of JPEG would
     change its pixels.
@@ -44,6 +44,7 @@ def read(path: Path, image_size: int, form: Codec) -> Collection:
         BadInput: what lies at `path` is no archive or a hostile one (see `archive.members`), a file is no 32x32 RGB
             JPEG or has no class in its name, or a folder misses images of a class.
     """
+    spool = examples.Spool()
     parts: dict[str, list[Example]] = {f"{split}/{source}": [] for split in _SPLITS for source in _SOURCES}
     roots: set[str] = set()
     digests: list[str] = []
@@ -54,14 +55,14 @@ def read(path: Path, image_size: int, form: Codec) -> Collection:
         if len(roots) > 1:
             raise BadInput(f"{path}: holds the data set twice, below {sorted(roots)}; leave one")
         try:
-            example = _example(place["file"], content, image_size, form)
+            example = _example(spool, place["file"], content, image_size, form)
         except ValueError as flaw:
             raise BadInput(f"{path}: member {name!r} {flaw}; use the data set as its authors published it") from None
         parts[place["part"]].append(example)
         digests.append(f"{place['part']} {example.label} {hashlib.sha256(content).hexdigest()}\n")
     _check_counts(path, parts)
     for pool in parts.values():
-        pool.sort(key=lambda example: (example.content, example.label, example.image))
+        pool.sort(key=lambda example: (example.content, example.label, example.stored))
     return Collection(
         CLASS_NAMES,
         real=parts["train/REAL"],
@@ -78,7 +79,7 @@ def _belongs(name: str) -> bool:
     return not hidden and _LAYOUT.fullmatch(name) is not None
 
 
-def _example(file: str, content: bytes, size: int, form: Codec) -> Example:
+def _example(spool: examples.Spool, file: str, content: bytes, size: int, form: Codec) -> Example:
     """Raises ValueError, with the flaw as a predicate."""
     name = _FILE.fullmatch(file)
     if name is None:
@@ -90,12 +91,15 @@ def _example(file: str, content: bytes, size: int, form: Codec) -> Example:
                 raise ValueError(f"is a {image.width}x{image.height} {image.mode} image, not {SIDE}x{SIDE} RGB")
             how = audit.form_of(image)
             if size == SIDE and form.format == "jpeg" and how == f"JPEG quality {form.quality} 4:2:0":
-                return examples.from_file(content, label, Published(how, len(content), is_stored=True))
+                published = Published(how, len(content), is_stored=True)
+                return examples.from_file(spool, content, image.convert("RGB"), label, published)
             published = Published(how, len(content), is_stored=False)
-            return examples.from_image(image.convert("RGB"), label, size, form, published)
+            return examples.from_image(spool, image.convert("RGB"), label, size, form, published)
     except UnidentifiedImageError:
         raise ValueError("is no JPEG") from None
-    except (OSError, SyntaxError):
+    except (OSError, SyntaxError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's trouble, not the file's
         raise ValueError("is a damaged JPEG") from None
 
 

@@ -24,8 +24,9 @@ def read(image_size: int, form: Codec) -> examples.Collection:
     pad = image_size - SIDE
     margins = (pad // 2, pad - pad // 2)
     squares = np.pad(pixels.astype(np.uint8).reshape(-1, SIDE, SIDE), ((0, 0), margins, margins))
+    spool = examples.Spool()
     real = [
-        examples.from_image(Image.fromarray(square).convert("RGB"), int(label), image_size, form)
+        examples.from_image(spool, Image.fromarray(square).convert("RGB"), int(label), image_size, form)
         for square, label in zip(squares, labels, strict=True)
     ]
     return examples.Collection(CLASS_NAMES, real)

@@ -1,11 +1,13 @@
 """What a reader gives: the images of a data set, encoded as they will be stored, before duplicates and splits.
 
-Held in memory as encoded files: 100,000 images of 224 pixels as JPEG are about 2 GB, and their decoded tensor, which
-every trainer holds, is 15. Never imports torch.
+Their files wait on disk, so that memory holds under a kilobyte of each, whatever their size. Never imports torch.
 """
 
 import dataclasses
 import hashlib
+import os
+import tempfile
+import threading
 
 from PIL import Image
 
@@ -13,7 +15,54 @@ from stages.dataset import codec
 from stages.sections import Codec
 
 
-@dataclasses.dataclass(frozen=True)
+class Spool:
+    """Encoded files one after the other in an unnamed file, which vanishes with the process however that ends.
+
+    It lies in the working directory, since a folder for temporary files may itself be in memory.
+    """
+
+    def __init__(self) -> None:
+        self._stream = tempfile.TemporaryFile(dir=".")  # noqa: SIM115 - it closes with the process
+        self._end = 0
+        self._lock = threading.Lock()
+
+    def keep(self, content: bytes) -> "Stored":
+        """Appends a file."""
+        with self._lock:
+            start, self._end = self._end, self._end + len(content)
+            self._stream.write(content)
+        return Stored(self, start, len(content))
+
+    def read(self, start: int, size: int) -> bytes:
+        """What was kept there."""
+        with self._lock:
+            self._stream.flush()
+        return os.pread(self._stream.fileno(), size, start)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
+class Stored:
+    """A file in a spool; compared and sorted by its bytes, which are read for that."""
+
+    spool: Spool
+    start: int
+    size: int
+
+    def read(self) -> bytes:
+        """Its bytes."""
+        return self.spool.read(self.start, self.size)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stored) and self.size == other.size and self.read() == other.read()
+
+    def __lt__(self, other: "Stored") -> bool:
+        return self.read() < other.read()
+
+    def __hash__(self) -> int:
+        return hash(self.read())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Published:
     """How a data set itself stores an image; what differs between sources here gives them away."""
 
@@ -25,18 +74,23 @@ class Published:
     """Whether that very file is what the study stores."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Example:
     """One labelled image."""
 
-    image: bytes
-    """The file, as it will be stored."""
+    stored: Stored
+    """The file, as it will be in the shards."""
     label: int
     """Index into the class names."""
     content: str
     """SHA-256 of its decoded pixels: what makes two images duplicates."""
     published: Published | None = None
     """Its file in the data set, where the reader has looked at that."""
+
+    @property
+    def image(self) -> bytes:
+        """The file's bytes, read anew each time."""
+        return self.stored.read()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,16 +123,17 @@ class Collection:
         return {name: pool for name, pool in named.items() if pool}
 
 
-def from_image(image: Image.Image, label: int, size: int, form: Codec, published: Published | None = None) -> Example:
+def from_image(
+    spool: Spool, image: Image.Image, label: int, size: int, form: Codec, published: Published | None = None
+) -> Example:
     """An example from an RGB image: resized, encoded, and identified by what its file decodes to."""
-    return from_file(codec.encode(codec.resize(image, size), form), label, published)
+    content = codec.encode(codec.resize(image, size), form)
+    return from_file(spool, content, codec.decode(content), label, published)
 
 
-def from_file(content: bytes, label: int, published: Published | None = None) -> Example:
-    """An example from a file that is stored as it is.
-
-    Raises:
-        OSError: it is no image.
-    """
-    pixels = codec.decode(content)
-    return Example(content, label, hashlib.sha256(b"%d %d " % pixels.size + pixels.tobytes()).hexdigest(), published)
+def from_file(
+    spool: Spool, content: bytes, pixels: Image.Image, label: int, published: Published | None = None
+) -> Example:
+    """An example from a file that is stored as it is, and the RGB image that it decodes to."""
+    identity = hashlib.sha256(b"%d %d " % pixels.size + pixels.tobytes()).hexdigest()
+    return Example(spool.keep(content), label, identity, published)

@@ -1,5 +1,7 @@
 """A user's own data set: a folder of one folder per class, with images in it (or in folders below it)."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -10,6 +12,7 @@ from stages.dataset import examples
 from stages.sections import Codec
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+_IN_FLIGHT = 256
 
 
 def read(root: Path, image_size: int, form: Codec) -> examples.Collection:
@@ -22,10 +25,19 @@ def read(root: Path, image_size: int, form: Codec) -> examples.Collection:
     """
     files, num_ignored = find_images(root)
     labelled = [(path, label) for label, paths in enumerate(files.values()) for path in paths]
-    real = [
-        examples.from_image(load(path), label, image_size, form)
-        for path, label in tqdm(labelled, desc=f"read {root}", unit="image", disable=None)
-    ]
+    spool = examples.Spool()
+
+    def example(item: tuple[Path, int]) -> examples.Example:
+        return examples.from_image(spool, load(item[0]), item[1], image_size, form)
+
+    real: list[examples.Example] = []
+    with (
+        ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads,
+        tqdm(total=len(labelled), desc=f"read {root}", unit="image", disable=None) as progress,
+    ):
+        for start in range(0, len(labelled), _IN_FLIGHT):
+            real += threads.map(example, labelled[start : start + _IN_FLIGHT])
+            progress.update(len(real) - progress.n)
     return examples.Collection(tuple(files), real, num_ignored=num_ignored)
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from stages.artifacts import BadInput
-from stages.dataset.examples import Collection, Example
+from stages.dataset.examples import Collection, Example, Stored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +130,6 @@ def per_class(examples: Iterable[Example], num_classes: int) -> list[int]:
     return [counts[label] for label in range(num_classes)]
 
 
-def _by_content(example: Example) -> tuple[str, int, bytes]:
+def _by_content(example: Example) -> tuple[str, int, Stored]:
     """A sort key that depends on nothing but the image and its label."""
-    return example.content, example.label, example.image
+    return example.content, example.label, example.stored
