@@ -38,7 +38,10 @@ Source = Literal["real", "fake", "synthetic", "mixed"]
 class Encoder(Section):
     """One row of `encoders`."""
 
-    method: Literal["stablerep", "supcon", "simclr", "mae", "byol", "mocov3", "dino", "random", "pixels"]
+    method: Literal[
+        "stablerep", "stablerep+", "supcon", "simclr", "mae", "clip", "byol", "mocov3", "dino", "supervised", "random",
+        "pixels",
+    ]  # fmt: skip
     """How it is pretrained. `random` is initialised and left untrained, `pixels` is the image itself: controls."""
     source: Source
     """Whose images it sees; for the controls only the image size is taken from it."""

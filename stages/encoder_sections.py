@@ -40,6 +40,8 @@ class Projection(Section):
     """Width of the two hidden layers."""
     output_size: Count
     """Dimension in which images are compared."""
+    norm_over: Literal["view", "batch"]
+    """What batch norm takes its statistics over: one view of the images (StableRep), or the global batch (SimCLR)."""
 
 
 class Recipe(Section):
@@ -117,6 +119,68 @@ class Dino(Recipe):
     """First steps in which the prototypes keep their initial weights."""
 
 
+class Supervised(Recipe):
+    """Classification, the control that sees labels."""
+
+    label_smoothing: Share
+    """Of the cross-entropy."""
+
+
+class Language(Section):
+    """The text encoder of StableRep+ and CLIP."""
+
+    hidden_size: Count
+    """Width."""
+    num_layers: Count
+    """Transformer layers."""
+    num_heads: Count
+    """Attention heads."""
+    context_length: Annotated[int, Field(ge=3)]
+    """Longest text in tokens, start and end among them; what is longer is cut off."""
+    projection_size: Count
+    """Dimension in which images meet texts."""
+    image_weight: NonNegative
+    """Of StableRep+'s loss between images (w1)."""
+    text_weight: Positive
+    """Of its loss between images and texts (w2)."""
+
+    @model_validator(mode="after")
+    def whole_heads(self) -> Self:
+        """Heads share the width."""
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}; make it so")
+        return self
+
+
+class LocalCrops(Section):
+    """Small crops of small parts of the images, beside their views (multi-crop)."""
+
+    num_crops: Count
+    """Of each view."""
+    size: Count
+    """Side in pixels, a multiple of the patch size."""
+    scale_min: Annotated[float, Field(gt=0, le=1)]
+    """Least area share."""
+    scale_max: Annotated[float, Field(gt=0, le=1)]
+    """Largest area share."""
+
+    @model_validator(mode="after")
+    def scales_in_order(self) -> Self:
+        """The least is not the larger one."""
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min: {self.scale_min} is above scale_max {self.scale_max}; swap them")
+        return self
+
+
+class Downsample(Section):
+    """Some images made coarse on purpose, for transfer to data of low resolution."""
+
+    probability: Share
+    """Share of the views."""
+    sizes: Annotated[list[Count], Field(min_length=1)]
+    """Sides in pixels to which these are resized, equally likely, before they are resized back."""
+
+
 class PretrainEncoder(Section):
     """`pretrain_encoder`."""
 
@@ -144,6 +208,18 @@ class PretrainEncoder(Section):
     """A rival on two crops of each image."""
     dino: Dino
     """A rival on two crops of each image."""
+    clip: Recipe
+    """The rival on images and their captions, one image of each caption in a batch."""
+    supervised: Supervised
+    """The control that sees labels; each image once, at equal image views."""
+    language: Language
+    """The text encoder of StableRep+ and CLIP; StableRep+'s images are trained as StableRep's."""
+    ema_momentum: Share | None
+    """Keep a moving average of the encoder, by this momentum at the first step and 1 at the last; null: the last."""
+    local_crops: LocalCrops | None
+    """Multi-crop for StableRep, SupCon, SimCLR and DINO; the other methods have none. Null for none."""
+    downsample: Downsample | None
+    """Make some views of every method coarse; null for none."""
 
     @model_validator(mode="after")
     def whole_captions(self) -> Self:
@@ -153,6 +229,18 @@ class PretrainEncoder(Section):
             raise ValueError(f"images_per_caption: batch_size {views} must be a multiple of it ({m}) and of 2")
         if views == m:
             raise ValueError(f"images_per_caption: {m} fills the batch with one caption: no negatives; lower it")
+        if views == 2:
+            raise ValueError("optimization.batch_size: 2 views are one image: no negatives; raise it")
+        return self
+
+    @model_validator(mode="after")
+    def whole_patches(self) -> Self:
+        """Local crops are made of patches."""
+        if self.local_crops and self.local_crops.size % self.backbone.patch_size:
+            raise ValueError(
+                f"local_crops.size: {self.local_crops.size} is no multiple of backbone.patch_size "
+                f"{self.backbone.patch_size}; make it one"
+            )
         return self
 
 

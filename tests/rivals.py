@@ -1,19 +1,38 @@
 """Methods of `pretrain_encoder` at tiny size, and a run of each in two processes: `python -m tests.rivals FOLDER`."""
 
+import contextlib
+import dataclasses
 import functools
 import os
 import socket
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
-from stages.dataset.tensors import Split
-from stages.encoder_sections import Backbone, Byol, Dino, Mae, MocoV3, PretrainEncoder, Projection, Recipe
+from stages.dataset.codec import encode
+from stages.dataset.shards import Row, write_shards
+from stages.dataset.tensors import load_split
+from stages.encoder_sections import (
+    Backbone,
+    Byol,
+    Dino,
+    Downsample,
+    Language,
+    LocalCrops,
+    Mae,
+    MocoV3,
+    PretrainEncoder,
+    Projection,
+    Recipe,
+    Supervised,
+)
+from stages.methods.method import Task
 from stages.networks import vit
-from stages.pretrain_encoder import make_batches, network_of, objective_of, optimizer_of, positives
-from stages.sections import Augmentation, Optimization
-from stages.training.loop import Plan, fit
+from stages.pretrain_encoder import method_of, pretrain
+from stages.sections import Augmentation, Codec, Optimization
 from stages.training.runtime import open_runtime
 
 PLAIN = Augmentation(
@@ -29,60 +48,115 @@ DINO = Dino(
     num_prototypes=10, student_temperature=0.1, warmup_teacher_temperature=0.04, teacher_temperature=0.07,
     teacher_warmup_steps=4, center_momentum=0.9, freeze_prototypes_steps=2,
 )  # fmt: skip
-METHODS = ("stablerep", "mae", "byol", "mocov3", "dino")
+LANGUAGE = Language(
+    hidden_size=8, num_layers=1, num_heads=2, context_length=12, projection_size=6, image_weight=0.5, text_weight=2
+)
 NUM_STEPS, BATCH, SIZE = 4, 8, 16
 SECTION = PretrainEncoder(
     backbone=Backbone(patch_size=4, hidden_size=16, num_layers=2, num_heads=2, initializer_range=0.02),
-    projection=Projection(hidden_size=12, output_size=6),
+    projection=Projection(hidden_size=12, output_size=6, norm_over="view"),
     temperature=0.1,
     positive_key="caption",
     images_per_caption=2,
     optimization=Optimization(
         num_steps=NUM_STEPS, batch_size=BATCH, micro_batch_size=BATCH, learning_rate=0.01, min_learning_rate=0,
-        warmup_steps=1, weight_decay=0.1, beta2=0.95, clip_norm=None, evaluate_every_steps=2, precision="float32",
+        warmup_steps=1, weight_decay=0.1, beta2=0.95, clip_norm=None, evaluate_every_steps=1, precision="float32",
     ),
     augmentation=PLAIN.model_copy(update={"crop_scale_min": 0.3, "jitter": 0.8, "brightness": 0.4}),
-    simclr=Recipe(**RECIPE), mae=MAE, byol=BYOL, mocov3=MOCOV3, dino=DINO,
+    simclr=Recipe(**RECIPE), mae=MAE, byol=BYOL, mocov3=MOCOV3, dino=DINO, clip=Recipe(**RECIPE),
+    supervised=Supervised(**RECIPE, label_smoothing=0.1), language=LANGUAGE,
+    ema_momentum=None, local_crops=None, downsample=None,
 )  # fmt: skip
+WORDS = ("one", "some", "this", "the", "that")
+METHODS = ("stablerep", "stablerep+", "supcon", "simclr", "mae", "clip", "byol", "mocov3", "dino", "supervised")
+IN_PARTS = SECTION.model_copy(update={"optimization": SECTION.optimization.model_copy(update={"micro_batch_size": 2})})
+"""Two images at a time through the encoder, two texts at a time through theirs."""
+OPTIONS = SECTION.model_copy(
+    update={
+        "projection": SECTION.projection.model_copy(update={"norm_over": "batch"}),
+        "ema_momentum": 0.8,
+        "local_crops": LocalCrops(num_crops=2, size=8, scale_min=0.1, scale_max=0.4),
+        "downsample": Downsample(probability=0.5, sizes=[4, 8]),
+    }
+)
+"""Everything that is off by default."""
+CASES = {
+    **{method: (method, SECTION) for method in METHODS},
+    **{f"{method} in parts": (method, IN_PARTS) for method in METHODS},
+    **{f"{method} with options": (method, OPTIONS) for method in ("stablerep", "stablerep+", "byol", "dino")},
+}
+SHARED = [case for case in CASES if case not in METHODS]
+"""Run in two processes."""
 
 
-def pictures():
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (20, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
-    return Split(images, torch.arange(20) % 2, torch.arange(20) // 4, ("one", "two"))
+def make_source(folder: Path) -> None:
+    """Twenty pictures of noise, of two classes and ten captions."""
+    rng = np.random.default_rng(0)
+    codec = Codec(format="png", quality=None)
+
+    def rows():
+        for index in range(20):
+            content = encode(Image.fromarray(rng.integers(256, size=(SIZE, SIZE, 3), dtype=np.uint8)), codec)
+            caption = index // 2
+            text = f"{WORDS[caption % 5]} {'ab'[caption % 2]}"
+            yield Row(content, f"{index}.png", caption % 2, text, caption)
+
+    write_shards(folder, "train", rows(), ("one", "two"))
 
 
-def train(method, runtime, state, stop_at=None, double=False):
-    """Runs a method for a few steps.
+@dataclasses.dataclass
+class Trained:
+    """What a run leaves behind."""
 
-    Returns its final weights, targets and centers included, its loss curve, and the first step's gradients.
-    """
-    encoder = vit.build_encoder(SECTION.backbone, SIZE, seed=0)
-    if double:  # eager attention takes its softmax in float32
-        encoder.network.set_attn_implementation("sdpa")
-    network = network_of(method, encoder, SECTION, BATCH // positives(method, SECTION)[1])
-    network = network.double() if double else network
-    own = make_batches(pictures(), method, SECTION, 0, runtime.device)
+    weights: dict[str, torch.Tensor]
+    """Of the encoder that is kept, and of all that learned with it: heads, targets, centers."""
+    losses: list[float]
+    gradients: dict[str, torch.Tensor]
+    """The first step's, averaged over processes."""
 
-    def batches(step, rows):
-        if step == stop_at:
-            raise KeyboardInterrupt
-        batch = own(step, rows)
-        return {**batch, "images": batch["images"].to(next(network.parameters()).dtype)}
 
-    plan = Plan(NUM_STEPS, BATCH, BATCH, lambda step: 0.01, 2, "float32", None, 0.0, ())
-    objective = objective_of(method, network, SECTION, runtime.gather, runtime.rank)
-    optimizer = optimizer_of(method, network, SECTION)
-    gradients = {}
+@contextlib.contextmanager
+def precision_of(double):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64 if double else torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
-    def keep(*_):
-        for name, parameter in network.named_parameters():
-            if parameter.grad is not None:
-                gradients.setdefault(name, parameter.grad.clone())
 
-    optimizer.register_step_pre_hook(keep)
-    result = fit(network, objective, batches, optimizer, plan, runtime, state, evaluate=None)
-    return network.state_dict(), [row["loss"] for row in result.history], gradients
+def train(case, source, runtime, state, stop_at=None, double=False):
+    """Runs a case for a few steps by the stage's own `pretrain`."""
+    name, section = CASES[case]
+    split = load_split(source, "train")
+    with precision_of(double):
+        encoder = vit.build_encoder(section.backbone, SIZE, seed=0)
+        if double:  # eager attention takes its softmax in float32
+            encoder.network.set_attn_implementation("sdpa")
+        method = method_of(name, Task(encoder, split, source, section, runtime, 0))
+        network, gradients = method.network, {}
+
+        def batches(step, rows):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            with precision_of(False):
+                batch = method.batches(step, rows)
+            dtype = torch.float64 if double else torch.float32
+            return {key: x.to(dtype) if key in ("images", "crops") else x for key, x in batch.items()}
+
+        def keep(*_):
+            for key, parameter in network.named_parameters():
+                if parameter.grad is not None:
+                    gradients.setdefault(key, parameter.grad.clone())
+
+        def attach(optimizer):
+            method.attach(optimizer)
+            optimizer.register_step_pre_hook(keep)
+
+        observed = dataclasses.replace(method, batches=batches, attach=attach)
+        history = pretrain(observed, encoder, section, split.images, runtime, state)
+    weights = {**network.state_dict(), **{f"kept.{key}": x for key, x in encoder.state_dict().items()}}
+    return Trained(weights, [row["loss"] for row in history], gradients)
 
 
 def share(rank, port, folder):
@@ -91,11 +165,11 @@ def share(rank, port, folder):
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     runtime = open_runtime(0)
-    for method in METHODS:
+    for case in SHARED:
         torch.manual_seed(0)
-        state = folder / f"{method}-state"
+        state = folder / f"{case} state"
         state.mkdir(exist_ok=True)
-        torch.save(train(method, runtime, state, double=True), folder / f"{method}-{rank}.pt")
+        torch.save(vars(train(case, folder / "source", runtime, state, double=True)), folder / f"{case} {rank}.pt")
     runtime.barrier()
     torch.distributed.destroy_process_group()
 

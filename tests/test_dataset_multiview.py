@@ -11,7 +11,7 @@ IDS = torch.tensor([7, 3, 3, 9, 7, 3, 9, 7, 9, 1, 1, 1, 7])  # captions 1, 3, 7,
 
 
 def split(captions=IDS, labels=None):
-    labels = captions % 2 if labels is None else labels
+    labels = captions // 2 % 2 if labels is None else labels
     images = torch.zeros(len(captions), 3, 2, 2, dtype=torch.uint8)
     return Split(images, labels, captions, ("even", "odd"))
 
@@ -74,5 +74,6 @@ def test_what_can_not_be_done_is_said():
         caption_views(torch.empty(0, dtype=torch.int64), 2, 3, 0)
     with pytest.raises(BadInput, match="batch_size: needs 4 images per batch, but there are only 3"):
         crop_views(3, 4, 2, 0)
-    with pytest.raises(BadInput, match="positive_key: class"):
-        keys_of(split(labels=torch.full_like(IDS, -1)), torch.tensor([0, 1, 4, 2]), "class", 2)
+    for labels, complaint in ((-1, "have no label, which"), (1, "all training images have one label")):
+        with pytest.raises(BadInput, match=complaint):
+            keys_of(split(labels=torch.full_like(IDS, labels)), torch.tensor([0, 1, 4, 2]), "class", 2)

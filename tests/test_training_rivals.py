@@ -11,6 +11,7 @@ from torch import nn
 from stages.encoder_sections import Projection
 from stages.networks.heads import DinoHead, byol_head, mocov3_head
 from stages.networks.momentum_pair import MomentumPair
+from stages.networks.projection import ProjectedEncoder
 from stages.training import dino
 from stages.training.byol import ByolObjective, byol_loss
 from stages.training.dino import DinoObjective, dino_loss, teacher_temperature
@@ -149,9 +150,10 @@ def test_targets_follow_by_the_schedule_of_byol():
     expected = [0.9, 1 - 0.1 * quarter, 0.95, 1 - 0.1 * three_quarters, 1]
     assert [momentum(step) for step in range(5)] == pytest.approx(expected)
     torch.manual_seed(0)
-    pair = MomentumPair(nn.Linear(3, 2).double(), nn.Identity())
-    expected = pair.target.weight.clone()
-    assert torch.equal(expected, pair.online.weight)
+    pair = MomentumPair(ProjectedEncoder(nn.Linear(3, 2).double(), nn.Identity()), nn.Identity())
+    online, target = pair.online.encoder, pair.target.encoder
+    expected = target.weight.clone()
+    assert torch.equal(expected, online.weight)
     optimizer = torch.optim.AdamW([p for p in pair.parameters() if p.requires_grad], lr=0.1)
     assert steps_done(optimizer) == 0
     follow(pair.target, pair.online, optimizer, momentum)
@@ -159,9 +161,9 @@ def test_targets_follow_by_the_schedule_of_byol():
         optimizer.zero_grad()
         pair(torch.eye(3, dtype=torch.float64))[0].square().sum().backward()
         optimizer.step()
-        expected = momentum(step) * expected + (1 - momentum(step)) * pair.online.weight.detach()
-        torch.testing.assert_close(pair.target.weight, expected)
-        assert pair.target.weight.grad is None
+        expected = momentum(step) * expected + (1 - momentum(step)) * online.weight.detach()
+        torch.testing.assert_close(target.weight, expected)
+        assert target.weight.grad is None
     assert steps_done(optimizer) == 3
 
 
@@ -189,7 +191,7 @@ def test_dino_schedules_weight_decay_and_freezes_prototypes_at_first():
 
 
 def test_heads_have_the_published_layers():
-    settings = Projection(hidden_size=12, output_size=6)
+    settings = Projection(hidden_size=12, output_size=6, norm_over="view")
 
     def layers(head):
         return [(type(m).__name__, *getattr(m, "weight", torch.empty(0)).shape) for m in head if hasattr(m, "weight")]

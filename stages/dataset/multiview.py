@@ -100,7 +100,7 @@ def keys_of(split: Split, rows: torch.Tensor, key: PositiveKey, num_views: int) 
         int64 (m * n,).
 
     Raises:
-        BadInput: class positives, but an image has no label.
+        BadInput: class positives, but an image has no label, or all have the same.
     """
     match key:
         case "slot":
@@ -108,9 +108,23 @@ def keys_of(split: Split, rows: torch.Tensor, key: PositiveKey, num_views: int) 
         case "caption":
             return split.caption_ids[rows]
         case "class":
-            if bool((split.labels < 0).any()):
-                raise BadInput("positive_key: class, but some training images have no label; use slot or caption")
-            return split.labels[rows]
+            return class_labels(split)[rows]
+
+
+def class_labels(split: Split) -> torch.Tensor:
+    """The labels of all images, int64 (N,), for the methods that learn from them.
+
+    Raises:
+        BadInput: an image has none, or all have the same.
+    """
+    if bool((split.labels < 0).any()):
+        raise BadInput(
+            "method: some training images have no label, which supervised, supcon and positive_key class learn from; "
+            "choose another method, or positive_key slot or caption"
+        )
+    if len(torch.unique(split.labels)) < 2:
+        raise BadInput("method: all training images have one label, which tells nothing apart; use another method")
+    return split.labels
 
 
 def _epoch_batch(num_items: int, batch_size: int, seed: int, step: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Final
 import torch
 import torch.nn.functional as F
 from torch import distributed, nn
+from torch.autograd.function import FunctionCtx
 
 MOMENTUM: Final = 0.1
 EPSILON: Final = 1e-5
@@ -74,6 +75,54 @@ class GroupBatchNorm2d(_GroupBatchNorm):
     """For feature maps (B, C, H, W); equals `nn.BatchNorm2d` where the group is the batch."""
 
 
+class GlobalBatchNorm1d(_GroupBatchNorm):
+    """For features (B, C): statistics over the global batch, those of all processes together (SyncBN).
+
+    torch's SyncBatchNorm has no CPU path. Every process must call it with as many images.
+    """
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__(num_features, group=1)
+
+    def _normalize(self, inputs: torch.Tensor) -> torch.Tensor:
+        count = len(inputs) * (distributed.get_world_size() if _is_shared() else 1)
+        precise = inputs.to(torch.promote_types(inputs.dtype, torch.float32))  # autocast may have left bfloat16
+        mean = _sum_over_processes(precise.sum(0)) / count
+        centred = precise - mean
+        variance = _sum_over_processes(centred.square().sum(0)) / count
+        statistics = torch.stack([mean, variance * count / (count - 1)])
+        self._pending.append(statistics.detach().to(self.running_mean.dtype))
+        return (centred * (variance + EPSILON).rsqrt() * self.weight + self.bias).to(inputs.dtype)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Normalises (B, C) per channel: in training over the global batch, otherwise by running statistics."""
+        return self._normalize(inputs) if self.training else super().forward(inputs)
+
+
+def _sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of all processes' tensors, on each; its backward pass sums their gradients."""
+    return _Sum.apply(tensor) if _is_shared() else tensor
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.clone()
+        distributed.all_reduce(total)
+        return total
+
+
+def _is_shared() -> bool:
+    """Whether there are other processes."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def track(network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Has every step of `optimizer` end with `update_running_statistics(network)`."""
     norms = [module for module in network.modules() if isinstance(module, _GroupBatchNorm)]
@@ -94,7 +143,7 @@ def _update(norms: Iterable[_GroupBatchNorm]) -> None:
     if not used:
         return
     means = torch.cat([torch.stack(norm._pending).mean(0) for norm in used], dim=1)  # (2, sum of C)
-    if distributed.is_available() and distributed.is_initialized():
+    if _is_shared():
         distributed.all_reduce(means)
         means /= distributed.get_world_size()
     ends = list(itertools.accumulate(len(norm.weight) for norm in used))[:-1]

@@ -1,7 +1,8 @@
-"""The heads of the rival methods, over an encoder's features; dropped after pretraining.
+"""The heads of the methods, over an encoder's features; dropped after pretraining.
 
-Batch norms take their statistics per view, as the published codes do by passing one view at a time. That and results
-that don't depend on the number of processes are why these are not `lightly`'s heads, which hold `nn.BatchNorm1d`.
+Batch norms take their statistics per view, as the published codes do by passing one view at a time, or over the global
+batch. That and results that don't depend on the number of processes are why these are not `lightly`'s heads, which
+hold `nn.BatchNorm1d`. `norm_group` is the number of images of a view, or None for the global batch.
 """
 
 import itertools
@@ -11,26 +12,45 @@ import torch.nn.functional as F
 from torch import nn
 
 from stages.encoder_sections import Dino, Projection
-from stages.networks.batchnorm import GroupBatchNorm1d
+from stages.networks.batchnorm import GlobalBatchNorm1d, GroupBatchNorm1d
 
 
-def byol_head(width: int, settings: Projection, images_per_view: int) -> nn.Sequential:
-    """BYOL's projector, and with `width` = output_size its predictor: Linear-BN-ReLU-Linear (section 3.3)."""
+def batch_norm(num_features: int, norm_group: int | None) -> GroupBatchNorm1d | GlobalBatchNorm1d:
+    """Batch norm of features (B, num_features)."""
+    return GlobalBatchNorm1d(num_features) if norm_group is None else GroupBatchNorm1d(num_features, norm_group)
+
+
+def contrastive_head(width: int, settings: Projection, norm_group: int | None) -> nn.Sequential:
+    """StableRep's `image_mlp`: Linear-BN-ReLU-Linear-BN-ReLU-Linear, biases everywhere, no norm after the last."""
     hidden = settings.hidden_size
     return nn.Sequential(
         nn.Linear(width, hidden),
-        GroupBatchNorm1d(hidden, images_per_view),
+        batch_norm(hidden, norm_group),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, hidden),
+        batch_norm(hidden, norm_group),
         nn.ReLU(inplace=True),
         nn.Linear(hidden, settings.output_size),
     )
 
 
-def mocov3_head(width: int, num_layers: int, settings: Projection, images_per_view: int) -> nn.Sequential:
+def byol_head(width: int, settings: Projection, norm_group: int | None) -> nn.Sequential:
+    """BYOL's projector, and with `width` = output_size its predictor: Linear-BN-ReLU-Linear (section 3.3)."""
+    hidden = settings.hidden_size
+    return nn.Sequential(
+        nn.Linear(width, hidden),
+        batch_norm(hidden, norm_group),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, settings.output_size),
+    )
+
+
+def mocov3_head(width: int, num_layers: int, settings: Projection, norm_group: int | None) -> nn.Sequential:
     """MoCo v3's projector (three layers) and predictor (two): every layer has BN, no biases, the last no ReLU."""
     sizes = [width, *[settings.hidden_size] * (num_layers - 1), settings.output_size]
     modules: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
-        modules += [nn.Linear(inputs, outputs, bias=False), GroupBatchNorm1d(outputs, images_per_view), nn.ReLU()]
+        modules += [nn.Linear(inputs, outputs, bias=False), batch_norm(outputs, norm_group), nn.ReLU()]
     return nn.Sequential(*modules[:-1])
 
 
@@ -40,10 +60,10 @@ class DinoHead(nn.Module):
     The last is the weight-normalised layer of the release with its norms held at 1.
     """
 
-    def __init__(self, width: int, settings: Dino, images_per_view: int) -> None:
+    def __init__(self, width: int, settings: Dino, norm_group: int | None) -> None:
         super().__init__()
         hidden = settings.hidden_size
-        norms = [GroupBatchNorm1d(hidden, images_per_view) for _ in range(2)] if settings.batch_norm else []
+        norms = [batch_norm(hidden, norm_group) for _ in range(2)] if settings.batch_norm else []
         first, second = norms or (nn.Identity(), nn.Identity())
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),

@@ -1,34 +1,29 @@
-"""The projection head of contrastive pretraining, dropped afterwards."""
+"""An encoder under a head, which is dropped after pretraining."""
 
 import torch
 from torch import nn
 
-from stages.encoder_sections import Projection
-from stages.networks.batchnorm import GroupBatchNorm1d
-
 
 class ProjectedEncoder(nn.Module):
-    """An encoder under StableRep's head: Linear-BN-ReLU-Linear-BN-ReLU-Linear.
+    """An encoder of images under the head of its method (`heads`)."""
 
-    As in the released `image_mlp`: biases everywhere, no norm after the last layer, and batch-norm statistics taken
-    per view. Batches are view-major, so the n images of one view stand in a row: they are the norm's group.
-    """
-
-    def __init__(self, encoder: nn.Module, width: int, settings: Projection, images_per_view: int) -> None:
+    def __init__(self, encoder: nn.Module, head: nn.Module) -> None:
         super().__init__()
-        hidden = settings.hidden_size
         self.encoder = encoder
-        self.head = nn.Sequential(
-            nn.Linear(width, hidden),
-            GroupBatchNorm1d(hidden, images_per_view),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, hidden),
-            GroupBatchNorm1d(hidden, images_per_view),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, settings.output_size),
-        )
+        self.head = head
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps images (B, 3, H, W) in [-1, 1], B a multiple of `images_per_view`, to features (B, output_size)."""
-        features: torch.Tensor = self.head(self.encoder(images))
-        return features
+    def forward(self, images: torch.Tensor, crops: torch.Tensor | None = None) -> torch.Tensor:
+        """Maps images to what their method compares.
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1], view-major: the norms of the head take statistics over whole views.
+            crops: (B * k, 3, h, w), smaller local crops of the same images, k view-major batches like `images`.
+
+        Returns:
+            (B, D), and with crops (B + B * k, D).
+        """
+        features = self.encoder(images)
+        if crops is not None:
+            features = torch.cat([features, self.encoder(crops, interpolate=True)])
+        outputs: torch.Tensor = self.head(features)
+        return outputs

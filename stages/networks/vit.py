@@ -54,6 +54,10 @@ class ImageProcessing(nn.Module):
         """Maps (B, 3, H, W) in [-1, 1] to what the network expects, (B, 3, size, size)."""
         if images.shape[-2:] != (self.size, self.size):
             images = F.interpolate(images, (self.size, self.size), mode=self.mode, antialias=True)
+        return self.standardize(images)
+
+    def standardize(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps (B, 3, H, W) in [-1, 1] to the channels' scale that the network expects, whatever the size."""
         return images if self.is_centred else (images - self.mean) / self.std
 
     def to_json(self) -> str:
@@ -82,9 +86,17 @@ class ViTEncoder(nn.Module):
         self.network = network
         self.processing = processing
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Maps images (B, 3, H, W) in [-1, 1] to features (B, width)."""
-        features: torch.Tensor = self.network(pixel_values=self.processing(images)).last_hidden_state[:, 0]
+    def forward(self, images: torch.Tensor, interpolate: bool = False) -> torch.Tensor:
+        """Maps images to features (B, width).
+
+        Args:
+            images: (B, 3, H, W) in [-1, 1].
+            interpolate: leave the images at their size, which may be less than the network's (local crops), and
+                interpolate its position embeddings instead.
+        """
+        pixels = self.processing.standardize(images) if interpolate else self.processing(images)
+        hidden = self.network(pixel_values=pixels, interpolate_pos_encoding=interpolate).last_hidden_state
+        features: torch.Tensor = hidden[:, 0]
         return features
 
 
@@ -195,7 +207,7 @@ def check_classes(classifier: ViTClassifier, class_names: tuple[str, ...], folde
 
 def save(module: ViTEncoder | ViTClassifier, folder: Path) -> None:
     """Writes a standard `transformers` folder: config, safetensors and image processor."""
-    with _quiet():
+    with quiet():
         module.network.save_pretrained(folder)
     (folder / PROCESSOR).write_text(module.processing.to_json())
 
@@ -207,7 +219,7 @@ def load_encoder(folder: Path) -> ViTEncoder:
         BadInput: the folder holds no ViT.
     """
     _check_folder(folder)
-    with _quiet():
+    with quiet():
         network, report = ViTModel.from_pretrained(folder, add_pooling_layer=False, **_LOADING)
     _check_report(folder, report)
     return ViTEncoder(network, _read_processing(folder)).eval()
@@ -220,7 +232,7 @@ def load_classifier(folder: Path) -> ViTClassifier:
         BadInput: the folder holds no ViT with a head.
     """
     _check_folder(folder)
-    with _quiet():
+    with quiet():
         network, report = ViTForImageClassification.from_pretrained(folder, **_LOADING)
     _check_report(folder, report)
     return ViTClassifier(network, _read_processing(folder)).eval()
@@ -258,7 +270,7 @@ def _choose_attention(network: ViTModel | ViTForImageClassification) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Spares a stage's user the library's progress bars, and its report of a head or pooler left out on purpose."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()

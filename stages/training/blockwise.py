@@ -1,4 +1,4 @@
-"""The multi-positive contrastive loss over many candidates, in memory that grows with N x block and not with N x N."""
+"""Multi-positive contrastive losses over many candidates, in memory that grows with N x block and not with N x N."""
 
 from typing import Any
 
@@ -57,8 +57,49 @@ def multi_positive_loss(
         return {"loss": loss, "divergence": (loss - num_positives.clamp(min=1).log().mean()).detach()}
 
 
+def matching_loss(
+    anchors: torch.Tensor,
+    anchor_keys: torch.Tensor,
+    candidates: torch.Tensor,
+    candidate_keys: torch.Tensor,
+    scale: torch.Tensor | float,
+    block: int,
+) -> torch.Tensor:
+    """The same cross-entropy between two kinds of things: anchors are no candidates, and none is left out.
+
+    The target is uniform over the candidates of the anchor's key: for texts that are matched with m images each it is
+    1/m on these, for images it is their one text (StableRep+; with m = 1 CLIP's loss in one direction). An anchor
+    without a candidate of its key adds nothing and still counts in the mean.
+
+    Args:
+        anchors: (B, D), not necessarily normalised; with several processes, this process's rows.
+        anchor_keys: int64 (B,).
+        candidates: (N, D), all processes' rows; gathered so that gradients flow back.
+        candidate_keys: int64 (N,).
+        scale: 1 / tau, a number or a scalar that is learned.
+        block: see `multi_positive_loss`.
+
+    Returns:
+        A scalar of at least float32: the mean over anchors.
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        dtype = torch.promote_types(anchors.dtype, torch.float32)
+        anchors, candidates = (F.normalize(x.to(dtype), dim=1) for x in (anchors, candidates))
+        anchors = anchors * scale
+        keys, indices = torch.unique(torch.cat([candidate_keys, anchor_keys]), return_inverse=True)
+        key_index, own_key = indices.split([len(candidates), len(anchors)])
+        sums = candidates.new_zeros(len(keys), candidates.shape[1]).index_add(0, key_index, candidates)
+        num_positives = key_index.bincount(minlength=len(keys))[own_key].to(dtype)
+        positives = sums[own_key] / num_positives.clamp(min=1)[:, None]
+        weights = (num_positives > 0).to(dtype) / len(anchors)
+        attraction = ((anchors * positives).sum(1) * weights).sum()
+        spread = _WeightedLogSumExp.apply(anchors, candidates, None, weights, 1.0, block)
+        loss: torch.Tensor = spread - attraction
+        return loss
+
+
 class _WeightedLogSumExp(torch.autograd.Function):
-    """sum_a w_a log sum_{j != a} exp(a.b_j / tau), a block of anchors at a time.
+    """sum_a w_a log sum_{j != a} exp(a.b_j / tau), a block of anchors at a time; without an index, over all j.
 
     The gradient of a scalar is known up to one factor as soon as its value is. So each block leaves its share of the
     gradient behind, (B, D) and (N, D) in all, and nothing is computed twice.
@@ -69,7 +110,7 @@ class _WeightedLogSumExp(torch.autograd.Function):
         ctx: Any,
         anchors: torch.Tensor,
         candidates: torch.Tensor,
-        anchor_index: torch.Tensor,
+        anchor_index: torch.Tensor | None,
         weights: torch.Tensor,
         temperature: float,
         block: int,
@@ -82,7 +123,8 @@ class _WeightedLogSumExp(torch.autograd.Function):
         for start in range(0, len(anchors), block):
             part = slice(start, start + block)
             similarities = scaled[part] @ candidates.T
-            similarities.scatter_(1, anchor_index[part, None], torch.finfo(similarities.dtype).min)
+            if anchor_index is not None:
+                similarities.scatter_(1, anchor_index[part, None], torch.finfo(similarities.dtype).min)
             largest = similarities.amax(1, keepdim=True)
             exponentials = similarities.sub_(largest).exp_()
             sums = exponentials.sum(1, keepdim=True)

@@ -42,18 +42,47 @@ def multi_positive_loss(
     )
 
 
+def with_local_crops(
+    features: torch.Tensor, keys: torch.Tensor, temperature: float, gather: Gather, rank: int
+) -> dict[str, torch.Tensor]:
+    """`multi_positive_loss` with local crops, which are anchors but no candidates (multi-crop, as in DINO and SynCLR).
+
+    A crop's positives are all views of its key, those of its own image among them.
+
+    Args:
+        features: float (B + k * B, D), this process's share of the views, then k crops of each in the same order.
+        keys: int64 (B,), of the views.
+        temperature: tau.
+        gather: see `Gather`.
+        rank: this process's place in the gathered batch.
+
+    Returns:
+        As `multi_positive_loss`: `loss` is the mean over all anchors, `divergence` that of the views.
+    """
+    views, crops = features[: len(keys)], features[len(keys) :]
+    values = multi_positive_loss(views, keys, temperature, gather, rank)
+    if not len(crops):
+        return values
+    num_crops = len(crops) // len(views)
+    candidates, candidate_keys, own_keys = gather(views), gather(keys), keys.repeat(num_crops)
+    block = blockwise.ANCHORS_AT_A_TIME
+    local = blockwise.matching_loss(crops, own_keys, candidates, candidate_keys, 1 / temperature, block)
+    return {**values, "loss": (values["loss"] + num_crops * local) / (1 + num_crops)}
+
+
 def contrastive_objective(
     temperature: float, gather: Gather, rank: int
 ) -> Callable[[nn.Module, dict[str, torch.Tensor]], dict[str, torch.Tensor]]:
-    """An objective for `fit`: batches hold `images` (B, 3, H, W) and `keys` (B,), the network maps images to features.
+    """An objective for `fit`: the network maps a batch's images to features.
 
-    The loss is taken outside autocast, in float32 at least: bfloat16 would round away what exp(a.b / tau) compares.
+    Batches hold `images` (B, 3, H, W), `keys` (B,), and `crops` (k * B, 3, h, w) where there are local ones. The loss
+    is taken outside autocast, in float32 at least: bfloat16 would round away what exp(a.b / tau) compares.
     """
 
     def objective(network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        features: torch.Tensor = network(batch["images"])
+        features: torch.Tensor = network(*(batch[name] for name in ("images", "crops") if name in batch))
         with torch.autocast(features.device.type, enabled=False):
             features = features if features.dtype == torch.float64 else features.float()
-            return multi_positive_loss(features, batch["keys"], temperature, gather, rank)
+            return with_local_crops(features, batch["keys"], temperature, gather, rank)
 
     return objective

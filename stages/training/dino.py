@@ -1,6 +1,7 @@
-"""DINO (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021), with two global crops.
+"""DINO (Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021).
 
-Its local crops are left out: at 32 pixels a crop of a twentieth of the area is 7 pixels wide.
+Two global crops of each image, and local ones where a profile asks for them: at 32 pixels a crop of a twentieth of the
+area is 7 pixels wide.
 """
 
 import math
@@ -38,6 +39,35 @@ def dino_loss(
     return -(wanted * (outputs / student_temperature).log_softmax(dim=1)).sum(dim=1).mean()
 
 
+def local_crops_loss(
+    outputs: torch.Tensor,
+    targets: torch.Tensor,
+    positions: torch.Tensor,
+    center: torch.Tensor,
+    student_temperature: float,
+    teacher_temperature: float,
+) -> torch.Tensor:
+    """The same for local crops, each under the teacher's softmax for either view of its image.
+
+    Args:
+        outputs: (k * B, K), the student's: a first crop of this process's views in their order, a second, ...
+        targets: as for `dino_loss`.
+        positions: int64 (B,), where these views stand among the N.
+        center: as for `dino_loss`.
+        student_temperature: tau_s.
+        teacher_temperature: tau_t.
+
+    Returns:
+        The mean over crops and views.
+    """
+    positions = positions.repeat(len(outputs) // len(positions))
+    losses = [
+        dino_loss(outputs, targets, rows, center, student_temperature, teacher_temperature)
+        for rows in (positions, other_view(positions, len(targets)))
+    ]
+    return torch.stack(losses).mean()
+
+
 def teacher_temperature(step: int, settings: Dino) -> float:
     """tau_t of a step: a linear rise over the warmup, then constant."""
     start, end, warmup = (
@@ -49,7 +79,10 @@ def teacher_temperature(step: int, settings: Dino) -> float:
 
 
 class DinoObjective:
-    """An objective for `fit`: batches hold `images`, two crops of each, view-major, and `step`, a scalar."""
+    """An objective for `fit`: batches hold `images`, two crops of each, view-major, and `step`, a scalar.
+
+    They may hold `crops`, local ones. The loss is the mean over all pairs of a student's crop and a teacher's other.
+    """
 
     def __init__(self, settings: Dino, center: torch.Tensor, gather: Gather, rank: int) -> None:
         """Takes the center (K,), a buffer of the network, so that it is saved with it; it is moved in place."""
@@ -60,13 +93,19 @@ class DinoObjective:
 
     def __call__(self, network: nn.Module, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Takes a network that gives student and teacher outputs (B, K), such as `MomentumPair`."""
-        outputs, targets = network(batch["images"])
+        outputs, targets = network(*(batch[name] for name in ("images", "crops") if name in batch))
         settings = self.settings
         dtype = torch.promote_types(outputs.dtype, torch.float32)
         gathered = self.gather(targets.to(dtype))
-        rows = torch.arange(len(outputs), device=outputs.device) + self.rank * len(outputs)
-        sharpness = teacher_temperature(int(batch["step"]), settings)
-        loss = dino_loss(outputs.to(dtype), gathered, rows, self.center, settings.student_temperature, sharpness)
+        outputs = outputs.to(dtype)
+        views, crops = outputs[: len(targets)], outputs[len(targets) :]
+        rows = torch.arange(len(views), device=outputs.device) + self.rank * len(views)
+        temperatures = settings.student_temperature, teacher_temperature(int(batch["step"]), settings)
+        loss = dino_loss(views, gathered, rows, self.center, *temperatures)
+        if len(crops):
+            num_crops = len(crops) // len(views)
+            local = local_crops_loss(crops, gathered, rows, self.center, *temperatures)
+            loss = (loss + num_crops * local) / (1 + num_crops)
         # Equation 4, after its use: so every process moves the same center by the same rows.
         self.center.lerp_(gathered.mean(dim=0).to(self.center), 1 - settings.center_momentum)
         return {"loss": loss}
