@@ -192,6 +192,11 @@ def compiler_cache() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / "compiled"
 
 
+def feature_cache() -> Path:
+    """Where features of frozen encoders outlive a run; like compiled kernels no result, and safe to delete."""
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".scratch" / "features"
+
+
 def is_main_process() -> bool:
     """Whether this is rank 0 of the processes that `accelerate launch` started, or the only process."""
     return os.environ.get("RANK", "0") == "0"

@@ -12,8 +12,10 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from stages.artifacts import BadInput
-from stages.encoder_sections import PretrainEncoder, ProbeEncoder
-from stages.generator_sections import GenerateSynthetic, MixSources, Prompts, TrainGenerator
+from stages.detector_sections import DetectFakes, TrainDetector
+from stages.encoder_sections import PretrainEncoder
+from stages.generator_sections import BuildGenerator, GenerateSynthetic, HubGenerator, MixSources, Prompts
+from stages.probe_sections import FetchTransfer, ProbeEncoder
 from stages.sections import (
     AuditSynthetic,
     Evaluate,
@@ -30,6 +32,9 @@ PARAMS = Path("params.yaml")
 PROFILES = Path("profiles")
 PROMPTS = PROFILES / "prompts"
 NO_LOCAL_DATASET = PROFILES / "no_local_dataset"
+NO_TRANSFER_SETS = PROFILES / "no_transfer_sets"
+TEMPLATES = PROFILES / "templates"
+NO_LOCAL_GENERATOR = PROFILES / "no_local_generator"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]*$")]
 Source = Literal["real", "fake", "synthetic", "mixed"]
@@ -52,7 +57,7 @@ class Profile(Section):
 
     fetch_data: FetchData
     prompts: Prompts
-    build_generator: TrainGenerator
+    build_generator: BuildGenerator
     generate_synthetic: GenerateSynthetic
     mix_sources: MixSources
     train_cnn: TrainCnn
@@ -61,7 +66,10 @@ class Profile(Section):
     finetune_vit: FinetuneVit
     evaluate: Evaluate
     audit_synthetic: AuditSynthetic
+    fetch_transfer: FetchTransfer
     probe_encoder: ProbeEncoder
+    train_detector: TrainDetector
+    detect_fakes: DetectFakes
     summarize: Summarize
 
 
@@ -72,6 +80,10 @@ class Study(Section):
     """Which file of profiles/ holds the sections."""
     dataset_path: Annotated[str, Field(min_length=1)]
     """A folder or archive of the user's, a dependency of `fetch_data`."""
+    transfer_path: Annotated[str, Field(min_length=1)]
+    """A folder with a `class/image` tree per data set that encoders are also judged on."""
+    generator_path: Annotated[str, Field(min_length=1)]
+    """A Stable Diffusion folder of the user's, a dependency of `build_generator`; it goes before what is fetched."""
     seed: Seed
     """Of initial weights, batch order and augmentation; generator and generation have `data_seed`s of their own."""
     guidance: Annotated[float, Field(ge=1, le=100)]
@@ -82,13 +94,15 @@ class Study(Section):
     """The encoders to pretrain and probe."""
     vit_inits: Annotated[list[Name], Field(min_length=1)]
     """What each arm's ViT starts from: names of encoders, or `hub`."""
+    detectors: Annotated[list[Literal["fake", "synthetic"]], Field(min_length=1)]
+    """Whose images are told from real ones: a detector for each, judged on the images of all."""
     headline: Source
     """The arm that metrics/summary.json shows beside the real one."""
 
     @model_validator(mode="after")
     def consistent(self) -> Self:
         """Rules between top-level keys."""
-        for name, items in (("sources", self.sources), ("vit_inits", self.vit_inits)):
+        for name, items in (("sources", self.sources), ("vit_inits", self.vit_inits), ("detectors", self.detectors)):
             if len(set(items)) != len(items):
                 raise ValueError(f"{name}: lists an item twice; name each once")
         if "real" not in self.sources:
@@ -182,6 +196,20 @@ def check(study: Study, profile: Profile) -> None:
     wanted = {*study.sources, *(encoder.source for encoder in study.encoders.values())}
     if "fake" in wanted and dataset not in ("cifake",):
         raise BadInput(f"{PARAMS}: sources: fake, but the data set {dataset} publishes no fakes; leave fake out")
+    if "fake" in study.detectors and dataset not in ("cifake",):
+        raise BadInput(f"{PARAMS}: detectors: fake, but the data set {dataset} publishes no fakes; leave fake out")
+    local = Path(study.generator_path) != NO_LOCAL_GENERATOR
+    if not isinstance(profile.build_generator, HubGenerator):
+        if local:
+            raise BadInput(
+                f"{PARAMS}: generator_path: names a folder, but profile {study.profile} trains its generator; "
+                f"set it back to {NO_LOCAL_GENERATOR}, or build_generator to mode hub"
+            )
+    elif not local and profile.build_generator.model is None:
+        raise BadInput(
+            f"{PARAMS}: generator_path: names nothing local, and build_generator.model of profile {study.profile} is "
+            "null; name one of the two"
+        )
     if "hub" in study.vit_inits and profile.fetch_backbone.model is None:
         raise BadInput(
             f"{PARAMS}: vit_inits: hub, but fetch_backbone.model of profile {study.profile} is null; name one"

@@ -13,8 +13,10 @@ ROOT = Path(__file__).parent.parent
 NEUTRAL = {
     "stages/artifacts.py",
     "stages/config.py",
+    "stages/detector_sections.py",
     "stages/encoder_sections.py",
     "stages/generator_sections.py",
+    "stages/probe_sections.py",
     "stages/sections.py",
 }
 

@@ -5,8 +5,8 @@ import pytest
 from sklearn.neighbors import NearestCentroid
 
 from stages.artifacts import BadInput
-from stages.encoder_sections import FewShot
 from stages.evaluation.few_shot import draw_episodes, few_shot_accuracy
+from stages.probe_sections import FewShot
 
 SETTINGS = FewShot(num_ways=3, num_shots=2, num_queries=4, num_episodes=120)
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stages.encoder_sections import LinearHeads
 from stages.evaluation.linear_heads import choose_head, fit_heads
+from stages.probe_sections import LinearHeads
 
 RATES = [0.01, 0.1, 1.0]
 

@@ -6,10 +6,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stages.encoder_sections import FewShot, LinearHeads, LinearProbe, Neighbors, ProbeEncoder
 from stages.evaluation import probe
 from stages.evaluation.probe import Labelled, Splits
+from stages.probe_sections import FewShot, LinearHeads, LinearProbe, Neighbors, ProbeEncoder, ZeroShot
 
+TRANSFER = LinearProbe(
+    log10_lambda_min=-6, log10_lambda_max=5, num_lambdas=45, refit_with_val=True, max_iterations=2000, tolerance=1e-6
+)
 SETTINGS = ProbeEncoder(
     batch_size=10,
     precision="float32",
@@ -25,6 +28,8 @@ SETTINGS = ProbeEncoder(
     neighbors=Neighbors(num_neighbors=20, temperature=0.07),
     few_shot=FewShot(num_ways=4, num_shots=5, num_queries=15, num_episodes=50),
     linear_heads=LinearHeads(base_learning_rates=[0.01, 0.1, 1], num_epochs=30, batch_size=64, batch_norm=True),
+    zero_shot=ZeroShot(templates="clip", class_names={"a": ["a"]}),
+    transfer=TRANSFER,
     num_resamples=500,
     bootstrap_seed=0,
     confidence=0.95,
@@ -99,10 +104,7 @@ def test_the_strength_is_chosen_on_val_and_the_strongest_penalty_wins_a_tie():
 
 def test_the_transfer_protocol_is_scikit_learns_search_over_45_penalties():
     """Chosen as if every penalty had been fitted from zero, then fitted on both splits: the reference knows no path."""
-    transfer = PROBE.model_copy(
-        update={"log10_lambda_min": -6, "log10_lambda_max": 5, "num_lambdas": 45, "refit_with_val": True}
-    )
-    strengths = probe.inverse_strengths(transfer)
+    strengths = probe.inverse_strengths(TRANSFER)
     np.testing.assert_allclose(strengths, 1 / np.logspace(-6, 5, 45)[::-1])
     train, val, test = split(0, count=60, noise=6), split(1, noise=6), split(4, noise=6)
     features = StandardScaler().fit(train.features.astype(np.float64))
@@ -111,7 +113,7 @@ def test_the_transfer_protocol_is_scikit_learns_search_over_45_penalties():
         return LogisticRegression(C=c, max_iter=5000, tol=1e-6).fit(scaler.transform(fitted.features), fitted.labels)
 
     scores = [reference(c, features, train).score(features.transform(val.features), val.labels) for c in strengths]
-    head = probe.choose_head(train, val, 4, transfer)
+    head = probe.choose_head(train, val, 4, TRANSFER)
     assert head.inverse_strength == strengths[int(np.argmax(scores))]
     assert head.val_top1 == max(scores) > min(scores)
     both = Labelled(np.concatenate([train.features, val.features]), np.concatenate([train.labels, val.labels]))
@@ -119,7 +121,7 @@ def test_the_transfer_protocol_is_scikit_learns_search_over_45_penalties():
     expected = reference(head.inverse_strength, features, both).decision_function(features.transform(test.features))
     np.testing.assert_allclose(head.logits(test.features), expected, atol=2e-3)
     facts, _ = probe.judge_encoder(
-        Splits(train, val, train, val, test), 4, SETTINGS.model_copy(update={"logistic_regression": transfer})
+        Splits(train, val, train, val, test), 4, SETTINGS.model_copy(update={"logistic_regression": TRANSFER})
     )
     assert facts["fitted_on"] == "train and val"
     assert facts["val_top1"] == head.val_top1

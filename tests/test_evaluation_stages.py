@@ -1,6 +1,7 @@
 """`evaluate`, `evaluate_vit` and `probe_encoder` on a tiny study whose networks were never trained."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,13 +9,15 @@ import torch
 import yaml
 
 from stages import config, evaluate, evaluate_vit, pretrain_encoder, probe_encoder, summarize
-from stages.artifacts import BadInput, digest, write_manifest
+from stages.artifacts import BadInput, digest, feature_cache, read_manifest, write_manifest
 from stages.dataset.augment import normalize
 from stages.dataset.shards import write_shards
 from stages.dataset.tensors import load_split
 from stages.evaluation.predictions import read_predictions
 from stages.networks import cnn, vit
 from stages.sections import Cnn
+from tests.closure import ROOT
+from tests.test_evaluation_zero_shot import make_text_side
 from tests.tiny import CLASSES
 from tests.tiny_arms import SIZE, change, make_study, rows
 
@@ -144,6 +147,86 @@ def test_the_feature_is_what_the_encoder_gives(study):
         np.testing.assert_allclose(found.features, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_changes_only_the_judging_embeds_nothing_again(study, monkeypatch):
+    """The network is not even loaded; what the features depend on has them made anew."""
+    probe_encoder.main(["random"])
+    before = facts(study, "probe_encoder/random")
+
+    def refuse(*_):
+        raise AssertionError("embeds")
+
+    monkeypatch.setattr(probe_encoder, "features_of", refuse)
+    probe_encoder.main(["random"])
+    assert facts(study, "probe_encoder/random") == before
+    change(study, "probe_encoder", num_permutations=1)
+    probe_encoder.main(["random"])
+    after = facts(study, "probe_encoder/random")
+    assert {key for key in before if before[key] != after[key]} == {"permuted_top1", "permuted_top1_deviation"}
+    change(study, "probe_encoder", precision="float32")
+    with pytest.raises(AssertionError, match="embeds"):
+        probe_encoder.main(["random"])
+    change(study, "probe_encoder", precision="bfloat16", num_permutations=3)
+    shutil.copytree(study / "models" / "encoder" / "random", study / "models" / "encoder" / "other")
+    with pytest.raises(AssertionError, match="embeds"):
+        probe_encoder.main(["other"])
+
+
+def test_an_encoder_with_texts_is_judged_by_them_and_one_without_is_not(study):
+    random, language = (study / "models" / "encoder" / name for name in ("random", "language"))
+    shutil.copytree(random, language)
+    tokenizer, network, projection = make_text_side(language, width=16)
+    write_manifest(language, **{**read_manifest(random), "zero_shot": True})
+    change(study, "probe_encoder", precision="float32")
+    for name in ("random", "language"):
+        probe_encoder.main([name])
+    assert "zero_shot_top1" not in facts(study, "probe_encoder/random")
+    assert not (study / "predictions" / "probe" / "random" / "zero_shot.parquet").exists()
+    found = facts(study, "probe_encoder/language")
+    kept = read_predictions(study / "predictions" / "probe" / "language" / "zero_shot.parquet")
+    assert found["zero_shot_top1"] == (kept.logits.argmax(1) == kept.labels).mean()
+    assert found["zero_shot_templates"] == 15
+    test = load_split(study / "data" / "test", "test")
+    with torch.no_grad():
+        features = vit.load_encoder(language)(normalize(test.images))
+        images = torch.nn.functional.normalize(features @ projection.T)
+        classes = []
+        for name in CLASSES:
+            texts = [
+                line.replace("{name}", name)
+                for line in (ROOT / "profiles/templates/digits.txt").read_text().splitlines()[1:]
+            ]
+            each = [network(**tokenizer([text], return_tensors="pt")).text_embeds for text in texts]
+            classes.append(torch.nn.functional.normalize(torch.cat(each)).mean(0))
+        expected = images @ torch.nn.functional.normalize(torch.stack(classes)).T
+    np.testing.assert_allclose(kept.logits, expected, atol=1e-4)
+    (language / "visual_projection.safetensors").unlink()
+    with pytest.raises(BadInput, match=r"visual_projection\.safetensors: not there"):
+        probe_encoder.main(["language"])
+    change(study, "probe_encoder", zero_shot={"templates": "clap"})
+    with pytest.raises(BadInput, match=r"clap\.txt: not there.*names one of clip, digits"):
+        probe_encoder.main(["language"])
+    change(study, "probe_encoder", zero_shot={"templates": "digits"}, precision="bfloat16")
+
+
+def test_transfer_sets_are_judged_each_for_itself(study):
+    """A set of the study's own images gives the study's own figures; another of noise gives chance."""
+    for name, place, split in (("train", "real", "train"), ("val", "val", "val"), ("test", "test", "test")):
+        for source in (study / "data" / place).glob(f"{split}-*.parquet"):
+            target = study / "data" / "transfer" / "same" / source.name.replace(split, name, 1)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+    write_manifest(study / "data" / "transfer" / "same")
+    write_manifest(study / "data" / "transfer", sets=["same"])
+    probe_encoder.main(["pixels"])
+    found = facts(study, "probe_encoder/pixels")
+    assert found["transfer"].keys() == {"same"}
+    assert found["transfer"]["same"]["top1"] > 0.9
+    for key in ("neighbors_top1", "few_shot_top1"):
+        assert found["transfer"]["same"][key] == found[key]
+    assert (found["transfer"]["same"]["num_train_images"], found["transfer"]["same"]["num_images"]) == (60, 30)
+    write_manifest(study / "data" / "transfer", sets=[])
+
+
 @pytest.mark.parametrize(
     ("main", "argv", "words"),
     [
@@ -181,5 +264,6 @@ def test_models_of_other_data_are_refused(study, monkeypatch):
                 evaluate_vit.main(["real", "random"])
         else:
             monkeypatch.setattr(probe_encoder, "load_split", lambda *_, other=other: other)
+            shutil.rmtree(feature_cache(), ignore_errors=True)
             with pytest.raises(BadInput, match="was pretrained on images of 16 pixels, the data's have 8"):
                 probe_encoder.main(["random"])

@@ -22,9 +22,9 @@ SMALL = {
 }
 
 
-def draw_pictures(folder: Path, per_class: int = 24, size: int = 16) -> None:
+def draw_pictures(folder: Path, per_class: int = 24, size: int = 16, seed: int = 0) -> None:
     """A `class/image.png` tree of shapes at random places; every image differs."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
         for index in range(per_class):
@@ -74,6 +74,9 @@ def tiny_profile() -> dict:
     for section in ("train_cnn", "pretrain_encoder", "finetune_vit"):
         profile[section]["optimization"].update(SMALL)
     profile["probe_encoder"]["logistic_regression"].update(log10_lambda_max=1, num_lambdas=2, max_iterations=50)
+    profile["probe_encoder"]["zero_shot"]["class_names"] = {name: [name] for name in CLASSES}
+    profile["probe_encoder"]["transfer"].update(num_lambdas=3, max_iterations=50)
+    profile["fetch_transfer"] = {"val_per_class": 3, "test_per_class": 6}
     profile["probe_encoder"]["few_shot"].update(num_ways=2, num_shots=2, num_queries=3, num_episodes=20)
     profile["probe_encoder"]["linear_heads"].update(num_epochs=2, batch_size=16)
     return profile
@@ -88,10 +91,12 @@ def make_repository(folder: Path) -> None:
         keep_out = shutil.ignore_patterns("__pycache__", "cache", "tmp", "config.local")
         shutil.copytree(ROOT / name, folder / name, ignore=keep_out)
     draw_pictures(folder / "pictures")
-    shutil.copytree(ROOT / "profiles" / "prompts", folder / "profiles" / "prompts")
+    draw_pictures(folder / "others" / "shapes", per_class=20, seed=1)
+    for name in ("prompts", "templates"):
+        shutil.copytree(ROOT / "profiles" / name, folder / "profiles" / name)
     (folder / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(tiny_profile(), sort_keys=False))
     study = yaml.safe_load((ROOT / "params.yaml").read_text())
-    study.update(profile="tiny", dataset_path="pictures", sources=["real", "synthetic"])
+    study.update(profile="tiny", dataset_path="pictures", transfer_path="others", sources=["real", "synthetic"])
     study["encoders"] = {name: study["encoders"][name] for name in ("random", "stablerep-synthetic")}
     (folder / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     for command in ("init -q -b main", "add -A", "commit -q -m start"):

@@ -1,6 +1,7 @@
 """Arms of a tiny study without the stages that make them: settings, and data in real shards."""
 
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def rows(rng, per_caption, captions_per_class, has_captions):
 def make_study(folder: Path, **changes: object) -> None:
     """Settings and data of the arms `real` (no captions) and `synthetic` in `folder`; `changes` go into params.yaml."""
     rng = np.random.default_rng(0)
-    (folder / "profiles").mkdir(parents=True)
+    shutil.copytree(ROOT / "profiles" / "templates", folder / "profiles" / "templates")
     (folder / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(tiny_profile()))
     study = yaml.safe_load((ROOT / "params.yaml").read_text())
     study.update(profile="tiny", dataset_path="pictures", sources=["real", "synthetic"], **changes)
@@ -46,6 +47,7 @@ def make_study(folder: Path, **changes: object) -> None:
         write_shards(folder / "data" / place, name, rows(rng, per_caption, captions, has_captions), CLASSES)
     for place in ("real", "val", "synthetic"):
         write_manifest(folder / "data" / place)
+    write_manifest(folder / "data" / "transfer", sets=[])
 
 
 def change(folder: Path, section: str, **values: object) -> None:

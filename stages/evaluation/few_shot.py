@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.artifacts import BadInput
-from stages.encoder_sections import FewShot
+from stages.probe_sections import FewShot
 
 EPISODES_AT_A_TIME = 50
 """Bounds memory; changes nothing else."""

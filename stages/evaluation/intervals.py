@@ -86,9 +86,9 @@ def gap_interval(first: NDArray[np.bool_], second: NDArray[np.bool_], resampling
 def paired_p(first: NDArray[np.bool_], second: NDArray[np.bool_], resampling: Resampling) -> float:
     """Two-sided p-value that two arms judged on the same images are right equally often.
 
-    For several seeds by inverting `gap_interval` (Efron and Tibshirani 1993, section 15.4): twice the share of resampled
-    gaps on the rarer side of zero, so it is below 5 % where the 95 % interval leaves zero out, and never less than one
-    resample could tell. For one seed McNemar's exact test.
+    For several seeds by inverting `gap_interval` (Efron and Tibshirani 1993, section 15.4): twice the share of
+    resampled gaps on the rarer side of zero, so it is below 5 % where the 95 % interval leaves zero out, and never
+    less than one resample could tell. For one seed McNemar's exact test.
 
     Args:
         first: (seeds, images) or (images,).

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from stages.encoder_sections import LinearHeads
+from stages.probe_sections import LinearHeads
 
 MOMENTUM = 0.9
 INITIAL_DEVIATION = 0.01

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from stages.encoder_sections import LinearProbe, ProbeEncoder
 from stages.evaluation import scores
 from stages.evaluation.intervals import Resampling, top1_interval
+from stages.probe_sections import LinearProbe, ProbeEncoder
 
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -2,12 +2,12 @@
 
 import torch
 
-from stages.encoder_sections import ProbeEncoder
 from stages.evaluation.feature_analysis import analyze
 from stages.evaluation.few_shot import few_shot_accuracy
 from stages.evaluation.knn import class_votes
 from stages.evaluation.linear_heads import choose_head, fit_heads
 from stages.evaluation.probe import Labelled
+from stages.probe_sections import ProbeEncoder
 
 
 def judge_otherwise(
