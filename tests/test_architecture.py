@@ -103,7 +103,7 @@ def test_every_stage_module_is_a_stage():
 
 def test_only_the_judges_see_the_test_split():
     readers = {stage for stage in PIPELINE if "data/test" in body(stage).get("deps", [])}
-    assert readers == {"audit_synthetic", "evaluate", "evaluate_vit", "probe_encoder"}
+    assert readers == {"audit_synthetic", "detect_fakes", "evaluate", "evaluate_vit", "probe_encoder"}
 
 
 def test_no_stage_keeps_outs_from_the_run_cache():

@@ -31,6 +31,8 @@ GUIDED = {  # what depends on guidance in the tiny study
     "evaluate_vit@synthetic-stablerep-synthetic",
     "probe_encoder@random",
     "probe_encoder@stablerep-synthetic",
+    "train_detector@synthetic",
+    "detect_fakes@synthetic-synthetic",
     "summarize",
 }
 

@@ -73,6 +73,10 @@ def tiny_profile() -> dict:
     profile["pretrain_encoder"]["images_per_caption"] = 3
     for section in ("train_cnn", "pretrain_encoder", "finetune_vit"):
         profile[section]["optimization"].update(SMALL)
+    profile["train_detector"]["optimization"].update(SMALL)
+    profile["train_detector"]["network"].update(num_filters=4, hidden_size=8)
+    profile["detect_fakes"]["floor"].update(num_trees=3)
+    profile["detect_fakes"]["attention"].update(images_per_class=2, pictures_per_class=1)
     profile["probe_encoder"]["logistic_regression"].update(log10_lambda_max=1, num_lambdas=2, max_iterations=50)
     profile["probe_encoder"]["zero_shot"]["class_names"] = {name: [name] for name in CLASSES}
     profile["probe_encoder"]["transfer"].update(num_lambdas=3, max_iterations=50)
