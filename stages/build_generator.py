@@ -1,16 +1,22 @@
-"""A small text-to-image latent diffusion model, trained from scratch on the real train split.
+"""A text-to-image latent diffusion model: a small one, trained here on the real train split, or a published one.
 
     python -m stages.build_generator
     accelerate launch -m stages.build_generator
 
-Reads `data/real` and `data/captions.tsv`, writes `models/generator`, a standard diffusers folder that
-`AutoPipelineForText2Image.from_pretrained` opens, and its learning curves. First the autoencoder is trained, then
-text encoder and UNet on its latents; in every step an image is shown with a random caption of its class. The saved
-weights of the latter are their moving average. Nothing is selected: the last step counts.
+Writes `models/generator`, a standard diffusers folder that `AutoPipelineForText2Image.from_pretrained` opens, and
+learning curves if it trains.
+
+mode `train` reads `data/real` and `data/captions.tsv`. First the autoencoder is trained, then text encoder and UNet
+on its latents; in every step an image is shown with a random caption of its class. The saved weights of the latter
+are their moving average. Nothing is selected: the last step counts.
+
+mode `hub` takes a Stable Diffusion pipeline from the folder `generator_path`, or else a pinned revision from the hub
+(or its cache, `HF_HOME`): settings and safetensors, nothing that holds code. Versioned here, it outlives the hub's
+copy. Stable Diffusion v1-5: 5.5 GB, 2.7 GB as variant fp16.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from diffusers import AutoencoderKL
@@ -26,18 +32,20 @@ from stages.artifacts import (
     BadInput,
     digest,
     fresh_dir,
+    is_main_process,
     read_manifest,
     run_stage,
     scratch,
     write_manifest,
 )
+from stages.dataset import hub
 from stages.dataset.tensors import Split, load_split
-from stages.diffusion import average, latent_model
+from stages.diffusion import average, latent_model, published
 from stages.diffusion.batches import CaptionedTokens, Draws, ImageBatches, Images, LatentBatches
 from stages.diffusion.captions import EMPTY, Caption, read_captions
 from stages.diffusion.objectives import reconstruction_objective, velocity_objective
 from stages.diffusion.tokenizer import build_tokenizer
-from stages.generator_sections import TrainGenerator
+from stages.generator_sections import HubGenerator, TrainGenerator
 from stages.sections import Optimization
 from stages.training.batches import EpochOrder
 from stages.training.curves import write_curves
@@ -153,13 +161,8 @@ def build(
     return generator, {"autoencoder": reconstruction, "denoiser": denoising}
 
 
-def main(argv: list[str]) -> dict[str, Any]:
+def make_from_scratch(section: TrainGenerator) -> dict[str, Any]:
     """Trains the profile's generator on the real train split."""
-    if argv:
-        raise BadInput(f"build_generator: takes no argument, was given {argv}; run it bare")
-    study = config.load_study()
-    profile = config.load_profile(study.profile)
-    section = profile.build_generator
     real = read_manifest(DATA / "real")
     captions = read_captions(CAPTIONS, real["class_names"])
     latent_model.check_image_size(real["image_size"], section.autoencoder, section.denoiser)
@@ -175,6 +178,41 @@ def main(argv: list[str]) -> dict[str, Any]:
                 generator.save(target)
                 write_manifest(target, settings=settings, captions_sha256=digest(CAPTIONS))
     return {"made": f"{GENERATOR}, a pipeline trained on {len(split)} images", "device": str(runtime.device)}
+
+
+def take_published(section: HubGenerator, folder: Path) -> dict[str, Any]:
+    """Copies a published pipeline, from the user's folder or from the hub."""
+    if folder != config.NO_LOCAL_GENERATOR:
+        source, name, taken = folder, f"generator_path: {folder}", str(folder)
+        model = None
+    else:
+        model = section.model
+        if model is None:
+            raise BadInput("build_generator.model: null, and generator_path names nothing local; name one of the two")
+        source = hub.fetch(model, published.patterns(section.variant), "build_generator.model")
+        name, taken = f"build_generator.model: {model.repo_id}", f"{model.repo_id} at {model.revision[:12]}"
+    published.check(source, name, section.variant)
+    with fresh_dir(PLOTS / "build_generator"), fresh_dir(GENERATOR) as target:
+        published.copy(source, target, section.variant)
+        settings = {"mode": section.mode, "model": model and model.model_dump(), "variant": section.variant}
+        write_manifest(target, settings=settings)
+    return {"made": f"{GENERATOR}, {taken}"}
+
+
+def main(argv: list[str]) -> dict[str, Any]:
+    """Makes models/generator."""
+    if argv:
+        raise BadInput(f"build_generator: takes no argument, was given {argv}; run it bare")
+    study = config.load_study()
+    profile = config.load_profile(study.profile)
+    section = profile.build_generator
+    match section:
+        case TrainGenerator():
+            return make_from_scratch(section)
+        case HubGenerator():
+            return take_published(section, Path(study.generator_path)) if is_main_process() else {}
+        case _ as never:
+            assert_never(never)
 
 
 if __name__ == "__main__":

@@ -11,42 +11,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import errors, snapshot_download
-
 from stages import config
 from stages.artifacts import MODELS, BadInput, fresh_dir, read_json, run_stage, write_manifest
-from stages.sections import HubModel
+from stages.dataset import hub
 
 FILES = ("config.json", "model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
 PROCESSOR = "preprocessor_config.json"
-
-
-def download(model: HubModel) -> Path:
-    """The model's folder in the hub cache.
-
-    Raises:
-        BadInput: the hub does not have it, does not give it away, or can't be reached.
-    """
-    try:
-        folder = snapshot_download(model.repo_id, revision=model.revision, allow_patterns=[*FILES, PROCESSOR])
-    except errors.GatedRepoError:
-        raise BadInput(
-            f"fetch_backbone.model: {model.repo_id} is gated; accept its terms, then `hf auth login`"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise BadInput(f"fetch_backbone.model: the hub has no {model.repo_id}; check repo_id") from None
-    except errors.RevisionNotFoundError:
-        raise BadInput(
-            f"fetch_backbone.model: {model.repo_id} has no revision {model.revision}; give a commit hash of it"
-        ) from None
-    except Exception as error:  # the HTTP client's own are no part of huggingface_hub's interface
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's, not the network's
-        reason = str(error).splitlines()[0][:200]
-        raise BadInput(
-            f"fetch_backbone.model: can't fetch {model.repo_id} ({reason}); connect, or fill the hub cache elsewhere"
-        ) from None
-    return Path(folder)
 
 
 def check(folder: Path, name: str) -> None:
@@ -84,7 +54,7 @@ def main(argv: list[str]) -> dict[str, Any]:
         with fresh_dir(target) as fresh:
             write_manifest(fresh, **facts)
         return {"made": f"{target}, empty: the profile names no model"}
-    source = download(model)
+    source = hub.fetch(model, [*FILES, PROCESSOR], "fetch_backbone.model")
     check(source, model.repo_id)
     with fresh_dir(target) as fresh:
         for pattern in (*FILES, PROCESSOR):

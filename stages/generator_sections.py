@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.sections import Count, NonNegative, Optimization, Positive, Precision, Section, Seed, Share
+from stages.sections import Count, HubModel, NonNegative, Optimization, Positive, Precision, Section, Seed, Share
 
 Channels = Annotated[int, Field(ge=8, multiple_of=8)]
 Words = Annotated[list[str], Field(min_length=1)]
@@ -174,6 +174,20 @@ class TrainGenerator(Section):
     """Noise to latents."""
 
 
+class HubGenerator(Section):
+    """`build_generator`, published."""
+
+    mode: Literal["hub"]
+    """Take a Stable Diffusion pipeline from the hub, or from `generator_path`."""
+    model: HubModel | None
+    """What to fetch if `generator_path` names nothing local; null for nothing."""
+    variant: Literal["fp16"] | None
+    """Weights rounded to half precision, half as large, where the pipeline has such files; null for the full ones."""
+
+
+BuildGenerator = Annotated[TrainGenerator | HubGenerator, Field(discriminator="mode")]
+
+
 class GenerateSynthetic(Section):
     """`generate_synthetic`."""
 
@@ -191,8 +205,8 @@ class GenerateSynthetic(Section):
     """Images per fixed batch, cut by index."""
     image_size: Annotated[int, Field(ge=8, le=2048)]
     """Side in pixels that the generator is asked for; then resized to the data set's."""
-    precision: Precision
-    """Of denoiser and decoder; bfloat16 falls back to float32 where the device lacks it."""
+    precision: Precision | Literal["float16"]
+    """Of denoiser and decoder; falls back to float32 where the device lacks it. Every GPU has float16."""
     compile: bool
     """Compile the denoiser with torch.compile; needs a C++ compiler on a CPU."""
 

@@ -1,12 +1,8 @@
 """`fetch_backbone` as a program, against a loopback hub."""
 
-import hashlib
-import http.server
 import json
-import os
 import subprocess
 import sys
-import threading
 
 import pytest
 import torch
@@ -17,40 +13,9 @@ from stages import fetch_backbone
 from stages.artifacts import BadInput
 from stages.networks import vit
 from tests.closure import ROOT
+from tests.loopback_hub import COMMIT, MODEL, environment, files_below, running
 
-COMMIT = "3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3"
 PROCESSOR = {"size": {"height": 16, "width": 16}, "image_mean": [0.2] * 3, "image_std": [0.3] * 3, "resample": 3}
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """One repository, `owner/tiny-vit`: what the hub's tree and resolve addresses answer."""
-
-    def do_GET(self):
-        files, error = self.server.files, self.server.error
-        self.server.requests.append(self.path.partition("?")[0])
-        content, headers, status = b"", {}, 404
-        if error and COMMIT in self.path:
-            status, headers = error[0], {"X-Error-Code": error[1]}
-        elif self.path.startswith(f"/api/models/owner/tiny-vit/tree/{COMMIT}"):
-            tree = [
-                {"type": "file", "path": path, "size": len(body), "oid": hashlib.sha1(body).hexdigest()}
-                for path, body in files.items()
-            ]
-            status, content = 200, json.dumps(tree).encode()
-        elif self.path.startswith(f"/owner/tiny-vit/resolve/{COMMIT}/"):
-            content = files[self.path.rpartition("/")[2]]
-            status, headers = 200, {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha1(content).hexdigest()}"'}
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    do_HEAD = do_GET  # noqa: N815 - http.server's name
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -61,17 +26,11 @@ def hub(tmp_path):
     )
     torch.manual_seed(0)
     ViTModel(config).save_pretrained(tmp_path / "published")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files = {path.name: path.read_bytes() for path in (tmp_path / "published").iterdir()}
-    server.files |= {"preprocessor_config.json": json.dumps(PROCESSOR).encode()}
-    server.files |= {"pytorch_model.bin": b"a pickle", "modeling_tiny.py": b"raise SystemExit"}
-    server.error, server.requests = None, []
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    files = files_below(tmp_path / "published")
+    files |= {"preprocessor_config.json": json.dumps(PROCESSOR).encode()}
+    files |= {"pytorch_model.bin": b"a pickle", "modeling_tiny.py": b"raise SystemExit"}
+    with running(files) as server:
+        yield server
 
 
 def fetch(tmp_path, hub, model, **variables):
@@ -82,18 +41,15 @@ def fetch(tmp_path, hub, model, **variables):
     profile["fetch_backbone"]["model"] = model
     (folder / "profiles" / "digits.yaml").write_text(yaml.safe_dump(profile))
     (folder / "params.yaml").write_text((ROOT / "params.yaml").read_text())
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-        "PYTHONPATH": str(ROOT),
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}" if hub else "http://127.0.0.1:9",
-        **variables,
-    }
     command = [sys.executable, "-m", "stages.fetch_backbone"]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-MODEL = {"repo_id": "owner/tiny-vit", "revision": COMMIT}
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(tmp_path / "hf", hub, **variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_a_pinned_model_arrives_without_its_code_and_becomes_an_init(tmp_path, hub):
@@ -127,10 +83,10 @@ def test_no_model_is_an_empty_manifest(tmp_path):
 @pytest.mark.parametrize(
     ("error", "complaint"),
     [
-        ((404, "RepoNotFound"), "the hub has no owner/tiny-vit; check repo_id"),
-        ((404, "RevisionNotFound"), f"owner/tiny-vit has no revision {COMMIT}; give"),
-        ((403, "GatedRepo"), "owner/tiny-vit is gated; accept its terms"),
-        (None, "can't fetch owner/tiny-vit"),
+        ((404, "RepoNotFound"), "the hub has no owner/tiny; check repo_id"),
+        ((404, "RevisionNotFound"), f"owner/tiny has no revision {COMMIT}; give"),
+        ((403, "GatedRepo"), "owner/tiny is gated; accept its terms"),
+        (None, "can't fetch owner/tiny"),
     ],
 )
 def test_what_the_hub_denies_is_said_in_one_line(tmp_path, hub, error, complaint):
@@ -146,13 +102,13 @@ def test_what_the_hub_denies_is_said_in_one_line(tmp_path, hub, error, complaint
 def test_what_can_not_be_used_is_refused(tmp_path, hub):
     def refused(complaint):
         with pytest.raises(BadInput, match=complaint):
-            fetch_backbone.check(folder, "owner/tiny-vit")
+            fetch_backbone.check(folder, "owner/tiny")
 
     folder = tmp_path / "published"
     config = json.loads((folder / "config.json").read_text())
     refused("has no preprocessor_config.json")
     (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-    fetch_backbone.check(folder, "owner/tiny-vit")
+    fetch_backbone.check(folder, "owner/tiny")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     refused("has no safetensors at this revision")
     (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_tiny.Tiny"}}))

@@ -59,6 +59,7 @@ def test_autocast_runs_matrix_products_in_the_dtype_it_names(precision):
         assert (weight @ weight).dtype == compute_dtype(precision)
     assert (weight @ weight).dtype == torch.float32
     assert compute_dtype("float32") == torch.float32
+    assert compute_dtype("float16") == (torch.float16 if torch.cuda.is_available() else torch.float32)
 
 
 def test_precision_is_the_setting_whatever_the_launcher_says():

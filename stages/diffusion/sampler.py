@@ -21,8 +21,8 @@ from stages.diffusion.plan import Shot
 from stages.diffusion.quiet import hide_progress_bars
 
 PIPELINE_CLASS = "StableDiffusionPipeline"
-DECODED_PIXELS = 1 << 20
-"""Pixels that the autoencoder decodes at once, so that large images fit into memory."""
+DECODED_PIXELS = 1 << 18
+"""Pixels that the autoencoder decodes at once: at 512 x 512 one image at a time, whatever the batch."""
 
 
 def open_pipeline(folder: Path, denoiser_dtype: torch.dtype, device: torch.device) -> StableDiffusionPipeline:
@@ -74,7 +74,7 @@ class Sampler:
         self._num_steps = num_steps
         self._batch_size = batch_size
         self._image_size = image_size
-        self._embeddings: dict[str, torch.Tensor] = {}
+        self._embedded: dict[str, torch.Tensor] = {}
 
     @property
     def has_safety_checker(self) -> bool:
@@ -119,8 +119,11 @@ class Sampler:
         """Latents float32 (batch_size, C, h, w); a short batch is filled up, so that one compilation serves all."""
         pipeline, filling = self._pipeline, self._batch_size - len(texts)
         texts, seeds = texts + texts[:1] * filling, seeds + seeds[:1] * filling
-        embeddings = torch.cat([self._embed(text) for text in texts])
-        unconditional = self._embed(EMPTY).expand_as(embeddings) if self._guidance > 1 else None
+        # Those of one batch alone: of tens of thousands of captions they would fill a GPU.
+        known = self._embedded
+        self._embedded = {text: known[text] if text in known else self._embed(text) for text in (EMPTY, *texts)}
+        embeddings = torch.cat([self._embedded[text] for text in texts])
+        unconditional = self._embedded[EMPTY].expand_as(embeddings) if self._guidance > 1 else None
         made = pipeline(
             prompt_embeds=embeddings,
             negative_prompt_embeds=unconditional,
@@ -136,11 +139,10 @@ class Sampler:
 
     @torch.inference_mode()
     def _embed(self, text: str) -> torch.Tensor:
-        """The text's embedding (1, L, D), computed once, alone: it can't depend on the batch."""
-        if text not in self._embeddings:
-            embedding, _ = self._pipeline.encode_prompt(text, self._pipeline.device, 1, False)
-            self._embeddings[text] = embedding
-        return self._embeddings[text]
+        """The text's embedding (1, L, D), computed alone: it can't depend on the batch."""
+        embedding: torch.Tensor
+        embedding, _ = self._pipeline.encode_prompt(text, self._pipeline.device, 1, False)
+        return embedding
 
     @torch.inference_mode()
     def _decode(self, latents: torch.Tensor) -> list[tuple[Image.Image, bool]]:
@@ -150,7 +152,8 @@ class Sampler:
             latents.device.type, dtype=pipeline.unet.dtype, enabled=pipeline.unet.dtype != torch.float32
         ):
             pixels = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor, return_dict=False)[0].float()
-        _, unsafe = pipeline.run_safety_checker(pixels, pipeline.device, pixels.dtype)
+        # A copy, since it blackens what it finds: whether an image is blank must not depend on whether it is unsafe.
+        _, unsafe = pipeline.run_safety_checker(pixels.clone(), pipeline.device, pixels.dtype)
         images = pipeline.image_processor.postprocess(pixels, output_type="pil")
         return list(zip(images, unsafe or [False] * len(images), strict=True))
 

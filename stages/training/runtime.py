@@ -8,7 +8,7 @@ import ctypes
 import hashlib
 import os
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs  # noqa: TID251 - the owner of processes
@@ -31,10 +31,15 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def compute_dtype(precision: Precision) -> torch.dtype:
-    """What matrix products run in: bfloat16 falls back to float32 where the device computes it in software only."""
+def compute_dtype(precision: Precision | Literal["float16"]) -> torch.dtype:
+    """What matrix products run in: half precision falls back to float32 where the device computes it in software only.
+
+    float16 is for inference alone: training would need its loss scaled.
+    """
     if precision == "float32":
         return torch.float32
+    if precision == "float16":
+        return torch.float16 if torch.cuda.is_available() else torch.float32
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
