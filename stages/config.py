@@ -198,6 +198,12 @@ def check(study: Study, profile: Profile) -> None:
         raise BadInput(f"{PARAMS}: sources: fake, but the data set {dataset} publishes no fakes; leave fake out")
     if "fake" in study.detectors and dataset not in ("cifake",):
         raise BadInput(f"{PARAMS}: detectors: fake, but the data set {dataset} publishes no fakes; leave fake out")
+    for name, encoder in study.encoders.items():
+        if encoder.method in ("stablerep", "stablerep+", "clip") and encoder.source != "synthetic":
+            raise BadInput(
+                f"{PARAMS}: encoders.{name}: method {encoder.method} needs captions, and {encoder.source} images have "
+                "none, or not all; use source synthetic or another method"
+            )
     local = Path(study.generator_path) != NO_LOCAL_GENERATOR
     if not isinstance(profile.build_generator, HubGenerator):
         if local:

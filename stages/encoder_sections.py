@@ -229,8 +229,6 @@ class PretrainEncoder(Section):
             raise ValueError(f"images_per_caption: batch_size {views} must be a multiple of it ({m}) and of 2")
         if views == m:
             raise ValueError(f"images_per_caption: {m} fills the batch with one caption: no negatives; lower it")
-        if views == 2:
-            raise ValueError("optimization.batch_size: 2 views are one image: no negatives; raise it")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import nn
 
-from stages.networks.batchnorm import GroupBatchNorm1d, GroupBatchNorm2d, track, update_running_statistics
+from stages.networks.batchnorm import (
+    GlobalBatchNorm1d,
+    GroupBatchNorm1d,
+    GroupBatchNorm2d,
+    track,
+    update_running_statistics,
+)
 
 SHAPES = [(GroupBatchNorm2d, nn.BatchNorm2d, (12, 5, 4, 4)), (GroupBatchNorm1d, nn.BatchNorm1d, (12, 5))]
 
@@ -25,7 +31,10 @@ def draw(shape, seed=0):
     return (drawn * 2 + 3).requires_grad_()
 
 
-@pytest.mark.parametrize(("kind", "reference", "shape"), SHAPES)
+GLOBAL = (lambda features, group: GlobalBatchNorm1d(features), nn.BatchNorm1d, (12, 5))
+
+
+@pytest.mark.parametrize(("kind", "reference", "shape"), [*SHAPES, GLOBAL])
 def test_one_group_is_batch_norm(kind, reference, shape):
     norm, slow = make(kind, reference, group=12)
     for seed in range(3):

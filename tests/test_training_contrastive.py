@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stages.training.contrastive import contrastive_objective, multi_positive_loss
+from stages.training.contrastive import contrastive_objective, multi_positive_loss, with_local_crops
 
 EYE = [[1, 0], [0, 1], [1, 0], [0, 1]]
 SIX = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0.6, 0.8, 0, 0], [0, 0.6, 0.8, 0], [0.8, 0, 0.6, 0]]
@@ -107,6 +107,25 @@ def test_an_image_pulls_on_its_positives_and_pushes_the_others():
     before = F.normalize(features.detach(), dim=1)
     assert moved[0] @ moved[1] > before[0] @ before[1]
     assert moved[0] @ moved[2] < before[0] @ before[2]
+
+
+def test_local_crops_are_anchors_and_no_candidates():
+    """Each crop's target is uniform over all views of its key, its own image's among them."""
+    generator = torch.Generator().manual_seed(6)
+    views = torch.randn(6, 5, dtype=torch.float64, generator=generator)
+    crops = torch.randn(12, 5, dtype=torch.float64, generator=generator)
+    keys = torch.tensor([0, 1, 2, 0, 1, 2])
+    total = 6 * slow_reference(views, keys, 0.2)
+    unit = [f / f.norm() for f in views]
+    for number, crop in enumerate(crops):
+        similarities = [math.exp(float(crop / crop.norm() @ view) / 0.2) for view in unit]
+        positives = [j for j in range(6) if keys[j] == keys[number % 6]]
+        total -= sum(math.log(similarities[j] / sum(similarities)) for j in positives) / len(positives)
+    values = with_local_crops(torch.cat([views, crops]), keys, 0.2, alone, 0)
+    assert float(values["loss"]) == pytest.approx(total / 18, abs=1e-12)
+    plain = multi_positive_loss(views, keys, 0.2, alone, 0)
+    assert values["divergence"] == plain["divergence"]
+    assert with_local_crops(views, keys, 0.2, alone, 0) == plain
 
 
 def test_the_loss_leaves_autocast():

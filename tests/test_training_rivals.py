@@ -211,3 +211,21 @@ def test_heads_have_the_published_layers():
     cosines = head(torch.randn(8, 4))
     assert cosines.shape == (8, 10)
     assert bool((cosines.abs() <= 1 + 1e-6).all())
+
+
+def test_dino_compares_every_local_crop_with_both_views_of_the_teacher():
+    outputs, targets, center = views(0), views(1), views(2)[0]
+    crops = views(7, images=15)  # three of each view, in the order of the views
+    objective = DinoObjective(DINO, center.clone(), gather=lambda tensor: tensor, rank=0)
+    batch = {"images": torch.zeros(0), "crops": torch.zeros(0), "step": torch.tensor(9)}
+    loss = objective(lambda *_: (torch.cat([outputs, crops]), targets), batch)["loss"]
+    criterion = DINOLoss(output_dim=7, student_temp=0.1, teacher_temp=0.07).double()
+    criterion.center.copy_(center)
+    locals_of_images = [*crops.chunk(3)]  # each ten crops: of five images' first views, and of their second ones
+    students = [*outputs.chunk(2), *(half for crop in locals_of_images for half in crop.chunk(2))]
+    torch.testing.assert_close(loss, criterion([*targets.chunk(2)], students))
+    order = torch.tensor([3, 0, 4, 1, 2])
+    both = torch.cat([order, order + 5])
+    shuffled = torch.cat([outputs[both], *(crop[both] for crop in locals_of_images)])
+    again = DinoObjective(DINO, center.clone(), gather=lambda tensor: tensor, rank=0)
+    torch.testing.assert_close(again(lambda *_: (shuffled, targets[both]), batch)["loss"], loss)

@@ -55,7 +55,7 @@ def change(folder: Path, section: str, **values: object) -> None:
     path = folder / "profiles" / "tiny.yaml"
     profile = yaml.safe_load(path.read_text())
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and profile[section][key] is not None:
             profile[section][key].update(value)
         else:
             profile[section][key] = value

@@ -103,9 +103,9 @@ class DinoObjective:
         temperatures = settings.student_temperature, teacher_temperature(int(batch["step"]), settings)
         loss = dino_loss(views, gathered, rows, self.center, *temperatures)
         if len(crops):
-            num_crops = len(crops) // len(views)
+            local_pairs = 2 * len(crops) // len(views)  # a view meets one teacher's view, a local crop two
             local = local_crops_loss(crops, gathered, rows, self.center, *temperatures)
-            loss = (loss + num_crops * local) / (1 + num_crops)
+            loss = (loss + local_pairs * local) / (1 + local_pairs)
         # Equation 4, after its use: so every process moves the same center by the same rows.
         self.center.lerp_(gathered.mean(dim=0).to(self.center), 1 - settings.center_momentum)
         return {"loss": loss}
