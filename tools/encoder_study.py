@@ -81,13 +81,13 @@ def cells_of(part: str, profile: str, seeds: Iterable[int]) -> list[Cell]:
     """The cells of a part of the study; controls and real images stand beside every other row."""
     found = []
     for seed in seeds:
-        found += [Cell(profile, "random", "real", None, seed)]
-        found += [Cell(profile, "pixels", "real", None, seed)] if seed == 0 else []  # nothing of it is drawn
-        found += [Cell(profile, method, "real", None, seed) for method in RIVALS]
         if part == "guidance":
             found += [Cell(profile, method, "synthetic", w, seed) for w in GUIDANCES for method in GUIDED]
         else:
             found += [Cell(profile, method, "fake", None, seed) for method in RIVALS]
+        found += [Cell(profile, method, "real", None, seed) for method in RIVALS]
+        found += [Cell(profile, "random", "real", None, seed)]
+        found += [Cell(profile, "pixels", "real", None, seed)] if seed == 0 else []  # nothing of it is drawn
     return found
 
 
@@ -186,8 +186,8 @@ def results_of(revision: str) -> Iterator[tuple[Cell, Result]]:
 # ------------------------------------------------------------------------------------------------------- commands
 
 
-def queue(cells: list[Cell], settings: list[str]) -> None:
-    """Queues one experiment for each group of cells of which nothing is known yet."""
+def queue(cells: list[Cell], settings: list[str], limit: int | None) -> None:
+    """Queues one experiment for each group of cells of which nothing is known yet, `limit` of them at the most."""
     repository = Repo()
     tasks = repository.experiments.celery_queue
     waiting = {entry.name for entry in (*tasks.iter_queued(), *tasks.iter_active())}
@@ -196,7 +196,7 @@ def queue(cells: list[Cell], settings: list[str]) -> None:
     for cell in cells:
         if cell not in done:
             groups.setdefault(cell.experiment, []).append(cell)
-    for name, group in groups.items():
+    for name, group in list(groups.items())[:limit]:
         if name in waiting:
             print(f"{name}: waits in the queue already")
             continue
@@ -205,7 +205,7 @@ def queue(cells: list[Cell], settings: list[str]) -> None:
         command = command_of(group, settings)
         subprocess.run([sys.executable, "-m", *command, "--queue", "--name", name, "--quiet"], check=True)
         print(f"{name}: {', '.join(cell.encoder for cell in group)}")
-    print(f"{len(groups)} experiments to run; `dvc exp run --run-all` runs what waits")
+    print(f"{len(groups)} experiments are not done; `dvc exp run --run-all` runs what waits")
 
 
 def collect() -> None:
@@ -238,6 +238,7 @@ def main(argv: list[str]) -> None:
     adding.add_argument("part", choices=["guidance", "fakes"])
     adding.add_argument("profile")
     adding.add_argument("--seeds", type=int, nargs="+", required=True)
+    adding.add_argument("--limit", type=int, metavar="N", help="queue at most N experiments now")
     adding.add_argument("-S", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as of dvc")
     commands.add_parser("collect", help="read finished experiments")
     options = parser.parse_args(argv)
@@ -245,7 +246,7 @@ def main(argv: list[str]) -> None:
         case "plan":
             show_plan()
         case "queue":
-            queue(cells_of(options.part, options.profile, options.seeds), options.settings)
+            queue(cells_of(options.part, options.profile, options.seeds), options.settings, options.limit)
         case _:
             collect()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
+from stages import config
 from stages.artifacts import BadInput
 from stages.evaluation.intervals import gap_interval, holm, paired_p, scope, top1_interval
 from tools.encoder_study import CONTROLS, GUIDANCES, GUIDED, RIVALS, Cell, Result, command_of, planned, read_results
@@ -84,7 +85,7 @@ def best(found: Found, profile: str, method: str) -> Row | None:
 
 def accuracies(found: Found, profile: str) -> str:
     """Every encoder of a profile: a row per method, source and guidance."""
-    resampling = resampling_of(profile)
+    resampling = resampling_of(config.load_study().profile)
     chosen = {best(found, profile, method) for method in GUIDED}
     lines = ["| encoder | labels seen | seeds | real val | real test |", "| --- | --- | --- | --- | --- |"]
     for row, known in found.items():
@@ -127,7 +128,7 @@ def questions(found: Found, profile: str) -> list[tuple[str, Row | None, Row | N
 
 def comparisons(found: Found, profile: str) -> str:
     """The answers: differences with intervals, and their family of tests."""
-    resampling = resampling_of(profile)
+    resampling = resampling_of(config.load_study().profile)
     answers: dict[str, tuple[str, str]] = {}
     tests: dict[str, float] = {}
     for wording, first, second in questions(found, profile):
@@ -165,7 +166,7 @@ def commands(found: Found, profile: str) -> str:
 
 def draw_guidance(axes: Axes, found: Found, profile: str) -> None:
     """Accuracy over guidance for each method, beside encoders of real images."""
-    resampling = resampling_of(profile)
+    resampling = resampling_of(config.load_study().profile)
     for shift, (method, colour) in zip((0.98, 1.02), zip(GUIDED, ("C0", "C1"), strict=True), strict=True):
         known = {w: found.get(Row(profile, method, "synthetic", w), {}) for w in GUIDANCES}
         curve = {w: stack(rows, sorted(rows)) for w, rows in known.items() if rows}
@@ -191,7 +192,7 @@ def draw_guidance(axes: Axes, found: Found, profile: str) -> None:
 
 def draw_fakes(axes: Axes, found: Found, profile: str) -> None:
     """Fake images beside real ones, a group per method."""
-    resampling = resampling_of(profile)
+    resampling = resampling_of(config.load_study().profile)
     for source, shift, colour in (("real", -0.08, "C0"), ("fake", 0.08, "C1")):
         known = {m: found.get(Row(profile, m, source, None), {}) for m in RIVALS}
         points = [(i, stack(rows, sorted(rows))) for i, rows in enumerate(known.values()) if rows]
