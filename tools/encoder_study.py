@@ -14,6 +14,7 @@ earlier start holds and what still waits, so the same lines go on where they wer
 import argparse
 import base64
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from dvc.api import DVCFileSystem
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.utils.serialize import parse_yaml
 
@@ -143,9 +145,14 @@ def write_results(results: dict[Cell, Result], path: Path = RESULTS) -> None:
 
 
 def experiments() -> dict[str, str]:
-    """Revisions of the study's finished experiments by name, whatever commit they started from."""
-    listed: dict[Any, list[Any]] = Repo().experiments.ls(all_commits=True)
-    return {name: rev for rows in listed.values() for name, rev in rows if name.startswith(PREFIX)}
+    """Revisions of the study's finished experiments by name, whatever commit they started from.
+
+    Asked of Git, since DVC would wait for the experiment that is running.
+    """
+    command = ["git", "for-each-ref", "--format=%(objectname) %(refname)", "refs/exps"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    refs = re.findall(rf"^(\w+) refs/exps/\w\w/\w{{38}}/({PREFIX}.*)$", listed, re.MULTILINE)
+    return {name: revision for revision, name in refs}
 
 
 def _hash(stage: dict[str, Any], kind: str, path: str) -> str | None:
@@ -169,14 +176,15 @@ def was_made(lock: dict[str, Any], cell: Cell) -> bool:
     return cell.guidance is None or (images and generate["params"]["params.yaml"]["guidance"] == cell.guidance)
 
 
-def results_of(revision: str) -> Iterator[tuple[Cell, Result]]:
-    """The cells that an experiment made."""
+def results_of(experiment: str, revision: str) -> Iterator[tuple[Cell, Result]]:
+    """The cells that an experiment was queued for; the commit that it started from may hold others, of other code."""
     files = DVCFileSystem(rev=revision)
     study, lock = (parse_yaml(files.read_text(name), name) for name in ("params.yaml", "dvc.lock"))
     for name, encoder in study["encoders"].items():
         guidance = float(study["guidance"]) if encoder["source"] == "synthetic" else None
         cell = Cell(study["profile"], encoder["method"], encoder["source"], guidance, int(study["seed"]))
-        if cell.encoder == name and was_made(lock, cell):
+        meant = f"{experiment}-".startswith(f"{cell.experiment}-") and cell.encoder == name
+        if meant and was_made(lock, cell):
             facts = json.loads(files.read_text(f"metrics/probe_encoder/{name}.json"))
             test = _hash(lock["stages"][f"probe_encoder@{name}"], "deps", "data/test")
             correct = correct_of(files, f"predictions/probe/{name}")
@@ -191,7 +199,7 @@ def queue(cells: list[Cell], settings: list[str], limit: int | None) -> None:
     repository = Repo()
     tasks = repository.experiments.celery_queue
     waiting = {entry.name for entry in (*tasks.iter_queued(), *tasks.iter_active())}
-    done = {*read_results(), *(cell for rev in experiments().values() for cell, _ in results_of(rev))}
+    done = {*read_results(), *(cell for made in experiments().items() for cell, _ in results_of(*made))}
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell not in done:
@@ -212,8 +220,8 @@ def collect() -> None:
     """Adds what experiments hold to the results file."""
     results = read_results()
     before = len(results)
-    for revision in experiments().values():
-        results |= dict(results_of(revision))
+    for experiment in experiments().items():
+        results |= dict(results_of(*experiment))
     write_results(results)
     print(f"{RESULTS}: {len(results)} cells, {len(results) - before} of them new")
 
@@ -252,4 +260,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except (DvcException, subprocess.CalledProcessError) as error:
+        sys.exit(f"ERROR: {error}")

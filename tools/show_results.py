@@ -47,13 +47,22 @@ def arms(sources: list[str], inits: list[str]) -> str:
 
 
 def probes(encoders: list[str]) -> str:
-    """Every encoder under a linear head."""
+    """Every encoder by every protocol, the fine-tuned one where `vit_inits` has it."""
+    columns = {
+        "linear head": "",
+        "k-NN": "neighbors_",
+        "few shots": "few_shot_",
+        "zero shots": "zero_shot_",
+        "head on synthetic": "synthetic_head_",
+        "head on shuffled labels": "permuted_",
+    }
     rows = []
     for name in encoders:
         facts = read(METRICS / "probe_encoder" / f"{name}.json")
+        tuned = read(METRICS / "evaluate_vit" / f"real-{name}.json")
         seen = facts["labels_seen"] if facts else DASH
-        rows.append([name, seen, *(share(facts, f"{key}top1") for key in ("", "synthetic_head_", "permuted_"))])
-    return table(["encoder", "labels seen", "head on real", "head on synthetic", "head on shuffled labels"], rows)
+        rows.append([name, seen, *(share(facts, f"{key}top1") for key in columns.values()), share(tuned, "top1")])
+    return table(["encoder", "labels seen", *columns, "fine-tuned on real"], rows)
 
 
 def verdict(network: str, headline: str, facts: Facts) -> str:
@@ -80,7 +89,7 @@ def main() -> str:
             f"guidance {study.guidance:g}, seed {study.seed}). Weights were selected on the arm's own validation "
             "images, the oracle's on real ones.",
             arms(list(study.sources), list(study.vit_inits)),
-            "The same of a linear head on frozen features:",
+            "The same of frozen features, by the protocols of docs/encoders.md; the last column is no frozen one:",
             probes(list(study.encoders)),
             *(["\n".join(verdicts)] if verdicts else []),
         ]
