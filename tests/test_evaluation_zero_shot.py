@@ -8,7 +8,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from stages.artifacts import BadInput
 from stages.diffusion.tokenizer import build_tokenizer
+from stages.encoder_sections import Language
 from stages.evaluation import zero_shot
+from stages.networks import language
 from stages.networks.text_side import load_text_side
 from tests.closure import ROOT
 
@@ -102,6 +104,28 @@ def test_a_text_side_is_what_transformers_opens(tmp_path):
     long = "a circle " * 40
     assert side.embed_texts([long]).isfinite().all()
     assert side.embed_texts(["une pomme"]).isfinite().all()  # words that it has not seen are spelled
+
+
+def test_what_pretraining_saves_embeds_as_it_did_in_training(tmp_path):
+    settings = Language(
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        context_length=12,
+        projection_size=6,
+        image_weight=1,
+        text_weight=1,
+    )
+    tokenizer = build_tokenizer(TEXTS)
+    torch.manual_seed(1)
+    trained, projection = language.TextEncoder(settings, tokenizer).eval(), torch.nn.Linear(7, 6, bias=False)
+    language.save(tmp_path, trained, tokenizer, projection)
+    side = load_text_side(tmp_path)
+    tokens = tokenizer(TEXTS, padding="max_length", max_length=12, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(side.embed_texts(TEXTS), trained(tokens))
+        features = torch.randn(3, 7)
+        torch.testing.assert_close(side.embed_images(features), projection(features))
 
 
 def test_parts_that_do_not_fit_are_told(tmp_path):
