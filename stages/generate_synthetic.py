@@ -38,7 +38,7 @@ from stages.artifacts import (
 )
 from stages.dataset import codec, shards
 from stages.dataset.neighbours import nearest_distances, thumbnails
-from stages.dataset.tensors import Split, load_split
+from stages.dataset.tensors import Images, Split, load_split
 from stages.diffusion import rounds
 from stages.diffusion.captions import read_captions
 from stages.diffusion.grid import evenly, sample_grid
@@ -148,8 +148,8 @@ def rows_of(
         )
 
 
-def distances(queries: torch.Tensor, reference: torch.Tensor) -> dict[str, float]:
-    """How near images come to the training images: least, fifth percentile and median distance."""
+def distances(queries: torch.Tensor, reference: Images) -> dict[str, float]:
+    """How near thumbnails come to the training images: least, fifth percentile and median distance."""
     found = nearest_distances(queries, reference)
     low, middle = found.quantile(torch.tensor([0.05, 0.5], dtype=found.dtype)).tolist()
     return {"minimum": round(found.min().item(), 6), "percentile_5": round(low, 6), "median": round(middle, 6)}
@@ -172,7 +172,7 @@ def facts(
         "synthetic": thumbnails(train.images.to(device), evenly(torch.arange(len(train)), len(val))),
         "val": thumbnails(val.images.to(device)),
     }
-    reference = thumbnails(real.images.to(device))
+    reference = real.images.to(device)
     reasons = Counter(result.rejected.values())
     return {
         "images": images,

@@ -69,3 +69,12 @@ def test_fewer_train_images_than_neighbors_and_features_of_zeros():
     train = np.array([[1, 0], [0, 1], [0, 0]], np.float32)
     votes = knn.class_votes(train, np.array([0, 1, 1]), np.array([[2, 1], [0, 0]], np.float32), 2, 20, math.inf)
     assert votes.tolist() == [[1, 2], [1, 2]]
+
+
+def test_the_number_of_queries_at_a_time_changes_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    train, queries = (rng.normal(size=(count, 5)).astype(np.float32) for count in (40, 23))
+    labels = rng.integers(0, 3, 40)
+    whole = knn.class_votes(train, labels, queries, 3, 4, 0.1)
+    monkeypatch.setattr(knn, "PAIRS_AT_A_TIME", 200)
+    np.testing.assert_allclose(knn.class_votes(train, labels, queries, 3, 4, 0.1), whole, rtol=1e-5)

@@ -1,18 +1,15 @@
 """The whole tiny study with every image read from disk as it is needed: the bytes of the study in memory."""
 
 import importlib
-import shlex
 import shutil
 from pathlib import Path
 
-import networkx
 import pytest
-from dvc.repo import Repo
 
 from stages.artifacts import digest
 from stages.dataset import tensors
 from stages.dataset.streaming import StreamedImages
-from tests.tiny import make_repository
+from tests.tiny import commands, make_repository
 
 RESULTS = ("data", "models", "metrics", "predictions", "plots")
 READERS = {
@@ -27,13 +24,6 @@ READERS = {
     "train_cnn",
 }
 """The stages that decode images."""
-
-
-def commands(repository: Path) -> list[list[str]]:
-    """Every stage's module and arguments, in an order in which they can run."""
-    graph = Repo(str(repository)).index.graph
-    order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
-    return [shlex.split(stage.cmd)[2:] for stage in order]
 
 
 def run_all(planned: list[list[str]]) -> None:

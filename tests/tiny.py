@@ -1,6 +1,7 @@
 """A tiny copy of the project: the real stages, dvc.yaml and code on a few drawn shapes, a few steps each."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,16 @@ def make_repository(folder: Path) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     for command in ("init -q -b main", "add -A", "commit -q -m start"):
         run(folder, "git", *command.split())
+
+
+def commands(repository: Path) -> list[list[str]]:
+    """Every stage's module and arguments, in an order in which they can run."""
+    import networkx  # here, since most who use this file ask DVC nothing
+    from dvc.repo import Repo
+
+    graph = Repo(str(repository)).index.graph
+    order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
+    return [shlex.split(stage.cmd)[2:] for stage in order]
 
 
 def run(folder: Path, *command: str, code: int | None = 0) -> str:

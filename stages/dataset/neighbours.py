@@ -30,16 +30,17 @@ def thumbnails(images: Images, rows: torch.Tensor | None = None) -> torch.Tensor
 
 
 def nearest_distances(
-    queries: torch.Tensor, reference: torch.Tensor, query_block: int = 1024, reference_block: int = 4096
+    queries: torch.Tensor, reference: Images, query_block: int = 1024, reference_block: int = 4096
 ) -> torch.Tensor:
-    """The distance of each query to its nearest reference image.
+    """The distance of each query to its nearest reference image, both as thumbnails.
 
-    Blocks of float32 matrix products find the few nearest candidates; their distances are then computed exactly, so
-    that an exact copy has distance 0. Memory does not grow with either number of images.
+    A float32 matrix product finds the few nearest candidates in each block of the reference; their distances are then
+    computed exactly, so that an exact copy has distance 0. Each reference image is read once, and memory does not grow
+    with their number.
 
     Args:
-        queries: uint8 (N, 3, H, W).
-        reference: uint8 (M, 3, H, W).
+        queries: uint8 (N, 3, S, S), `thumbnails` of images.
+        reference: uint8 (M, 3, H, W), whole images.
         query_block: queries at a time.
         reference_block: reference images at a time.
 
@@ -49,30 +50,27 @@ def nearest_distances(
     Raises:
         ValueError: there are no reference images, or sizes differ.
     """
-    if not len(reference) or queries.shape[1:] != reference.shape[1:]:
+    rows = torch.arange(len(reference))
+    if not len(rows) or queries.shape[1:] != thumbnails(reference, rows[:1]).shape[1:]:
         raise ValueError(f"no neighbours of {tuple(queries.shape)} images among {tuple(reference.shape)}")
-    blocks = [_nearest_in(block, reference, reference_block) for block in torch.split(queries, query_block)]
-    return torch.cat(blocks) if blocks else torch.empty(0, dtype=torch.float64)
+    nearest = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
+    for part in torch.split(rows, reference_block):
+        block = thumbnails(reference, part)
+        flat = _flat(block)
+        norms = flat.square().sum(1)
+        for start in range(0, len(queries), query_block):
+            mine = slice(start, start + query_block)
+            # Squared distance less |query|^2, which is the same for every candidate.
+            scores = torch.addmm(norms, _flat(queries[mine]), flat.T, alpha=-2)
+            candidates = scores.topk(min(_CANDIDATES, len(block)), dim=1, largest=False).indices
+            for candidate in candidates.unbind(1):
+                nearest[mine] = torch.minimum(nearest[mine], _distances(queries[mine], block[candidate]))
+    return nearest
 
 
-def _nearest_in(queries: torch.Tensor, reference: torch.Tensor, reference_block: int) -> torch.Tensor:
-    """`nearest_distances` for one block of queries."""
-    flat = _flat(queries)
-    best = torch.full((len(queries), 0), torch.inf, device=queries.device)
-    where = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
-    for start in range(0, len(reference), reference_block):
-        block = _flat(reference[start : start + reference_block])
-        # Squared distance less |query|^2, which is the same for every candidate.
-        scores = torch.addmm(block.square().sum(1), flat, block.T, alpha=-2)
-        best = torch.cat([best, scores], 1)
-        where = torch.cat([where, torch.arange(start, start + len(block), device=where.device).expand_as(scores)], 1)
-        best, order = best.topk(min(_CANDIDATES, best.shape[1]), dim=1, largest=False)
-        where = where.gather(1, order)
-    exact = [
-        (queries.double() - reference[candidate].double()).flatten(1).square().mean(1).sqrt() / 255
-        for candidate in where.unbind(1)
-    ]
-    return torch.stack(exact).amin(0)
+def _distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Of each of the first images (N, 3, S, S) to the second in its place."""
+    return (first.double() - second.double()).flatten(1).square().mean(1).sqrt() / 255
 
 
 def _flat(images: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-QUERIES_AT_A_TIME = 1024
-"""Bounds memory at this number times the train images; changes nothing else."""
+QUERIES_AT_A_TIME, PAIRS_AT_A_TIME = 1024, 2**23
+"""Bound memory at 100 MB, however many train images there are; change nothing else."""
 
 
 def class_votes(
@@ -33,8 +33,9 @@ def class_votes(
     votes = np.zeros((len(queries), num_classes))
     train, queries = unit_length(train), unit_length(queries)
     num_neighbors = min(num_neighbors, len(train))
-    for start in range(0, len(queries), QUERIES_AT_A_TIME):
-        block = slice(start, start + QUERIES_AT_A_TIME)
+    at_a_time = max(1, min(QUERIES_AT_A_TIME, PAIRS_AT_A_TIME // len(train)))
+    for start in range(0, len(queries), at_a_time):
+        block = slice(start, start + at_a_time)
         similarities = queries[block] @ train.T
         nearest = np.argpartition(similarities, -num_neighbors, axis=1)[:, -num_neighbors:]
         closeness = np.take_along_axis(similarities, nearest, axis=1).astype(np.float64)

@@ -68,8 +68,15 @@ def nearest(queries: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tenso
     Returns:
         Its distance, float64 (M,), and its position, int64 (M,).
     """
-    found = [distances(block, reference).min(1) for block in torch.split(queries, ROWS_AT_A_TIME)]
-    return torch.cat([part.values for part in found]), torch.cat([part.indices for part in found])
+    apart = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
+    position = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    for first in range(0, len(reference), ROWS_AT_A_TIME):
+        for start in range(0, len(queries), ROWS_AT_A_TIME):
+            mine = slice(start, start + ROWS_AT_A_TIME)
+            found = distances(queries[mine], reference[first : first + ROWS_AT_A_TIME]).min(1)
+            position[mine] = torch.where(found.values < apart[mine], first + found.indices, position[mine])
+            apart[mine] = torch.minimum(apart[mine], found.values)
+    return apart, position
 
 
 def distances(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
