@@ -99,6 +99,8 @@ def make_repository(folder: Path) -> None:
     draw_pictures(folder / "others" / "shapes", per_class=20, seed=1)
     for name in ("prompts", "templates"):
         shutil.copytree(ROOT / "profiles" / name, folder / "profiles" / name)
+    for placeholder in (ROOT / "profiles").glob("no_*"):
+        shutil.copy(placeholder, folder / "profiles")
     (folder / "profiles" / "tiny.yaml").write_text(yaml.safe_dump(tiny_profile(), sort_keys=False))
     study = yaml.safe_load((ROOT / "params.yaml").read_text())
     study.update(profile="tiny", dataset_path="pictures", transfer_path="others", sources=["real", "synthetic"])
