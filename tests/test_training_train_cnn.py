@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -9,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from stages import train_cnn
+from stages import config, train_cnn
 from stages.artifacts import BadInput, digest, read_json
 from stages.dataset.augment import normalize
 from stages.dataset.codec import encode
@@ -21,6 +23,7 @@ from stages.dataset.shards import Row, write_shards
 from stages.dataset.tensors import load_split
 from stages.networks import cnn
 from stages.sections import Codec
+from stages.training.runtime import open_runtime
 from tests.closure import ROOT
 from tests.test_dataset_fetch_data import write_settings
 from tests.tiny import CLASSES, draw_pictures, tiny_profile
@@ -92,6 +95,26 @@ def test_the_saved_weights_are_the_best_ones(project):
             with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
                 predicted = network(normalize(split.images)).argmax(1)
             assert float((predicted == split.labels).double().mean()) == pytest.approx(expected[key])
+
+
+def test_a_seed_fixes_weights_order_and_augmentation_whatever_was_drawn_before(project):
+    section = config.load_profile("tiny").train_cnn
+    split = load_split(Path("data/real"), "train")
+    results = []
+    for draws, seed in enumerate((0, 0, 1)):
+        runtime = draw_and_open(seed, draws)
+        state = project / f"state-{draws}"
+        results.append(train_cnn.train(section, split, {"val_top1": split}, runtime, seed, state))
+    first, again, other = results
+    assert first.history == again.history
+    assert other.history != first.history
+
+
+def draw_and_open(seed, draws):
+    """A runtime after `draws` draws from every global generator that there is."""
+    for _ in range(draws):
+        torch.rand(1), np.random.rand(), random.random()  # noqa: NPY002
+    return open_runtime(seed)
 
 
 def test_killed_for_real_and_started_again_it_leaves_the_same_bytes(project):

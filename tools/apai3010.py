@@ -118,7 +118,7 @@ class Judge:
             **{key: share(value) for key, value in right.items()},
             **{f"cropped {key}": [share(self.correct(network, key, draw)) for draw in draws] for key in right},
             "per_class": [share(right["test real"][labels == label]) for label in range(len(cifake.CLASS_NAMES))],
-            "correct": base64.b64encode(np.packbits(right["test real"].numpy()).tobytes()).decode(),
+            "correct": base64.b64encode(np.packbits(right["test real"].cpu().numpy()).tobytes()).decode(),
         }
 
 
@@ -130,8 +130,9 @@ def share(right: torch.Tensor) -> float:
 def run(section: TrainCnn, images: Mapping[str, Labelled], arm: str, seed: int, state: Path) -> dict[str, Any]:
     """Trains one CNN and judges it both ways."""
     runtime = open_runtime(seed)
+    images = {key: (pair[0].to(runtime.device), pair[1].to(runtime.device)) for key, pair in images.items()}
     train, labels = images[arm]
-    network = cnn.build(section.network, len(cifake.CLASS_NAMES), cifake.SIDE)
+    network = cnn.build(section.network, len(cifake.CLASS_NAMES), cifake.SIDE).to(runtime.device)
     plan = Plan.of(section.optimization, select=())
     optimizer = adamw(parameter_groups(network, section.optimization.weight_decay), section.optimization.beta2)
     batchnorm.track(network, optimizer)
