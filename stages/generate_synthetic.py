@@ -4,14 +4,15 @@
     accelerate launch -m stages.generate_synthetic
 
 Reads `models/generator`, `data/captions.tsv` and `data/real` (classes, sizes and codec; its pixels for comparison
-alone), writes `data/synthetic` with a train and a val split, the counts and distances of
-metrics/generate_synthetic.json, and a grid of real above synthetic images. On a CPU it spreads over the cores
+alone), writes `data/synthetic` with a train and a val split (and `extra`, further images for `mix_sources`, where the
+profile asks for some), the counts and distances of metrics/generate_synthetic.json, and a grid of real above synthetic
+images. On a CPU it spreads over the cores
 itself; the images are the same for any number of processes. Killed and started again it goes on at the first
 unfinished batch.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,9 @@ from stages.dataset import codec, shards
 from stages.dataset.neighbours import nearest_distances, thumbnails
 from stages.dataset.tensors import Images, Split, load_split
 from stages.diffusion import rounds
-from stages.diffusion.captions import read_captions
+from stages.diffusion.captions import Caption, read_captions
 from stages.diffusion.grid import evenly, sample_grid
-from stages.diffusion.plan import Shot, plan_shots
+from stages.diffusion.plan import Shot, plan_extra, plan_shots
 from stages.diffusion.sampler import Sampler, open_pipeline
 from stages.diffusion.spread import run_each
 from stages.generator_sections import GenerateSynthetic
@@ -51,7 +52,8 @@ from stages.training.runtime import Runtime, compute_dtype, open_runtime
 
 SAMPLES_PER_CLASS = 10
 SUFFIXES = {"png": "png", "jpeg": "jpg"}
-SPLITS = ("train", "val")
+Made = Mapping[str, tuple[rounds.Result, list[Shot]]]
+"""For each split what was made, and which of it belongs there."""
 
 
 def open_sampler(section: GenerateSynthetic, guidance: float, runtime: Runtime) -> Sampler:
@@ -94,23 +96,55 @@ def generate(
     return result
 
 
+def generate_all(
+    captions: Sequence[Caption],
+    counts: Mapping[int, int],
+    section: GenerateSynthetic,
+    make: Callable[[list[Shot], Path], rounds.Result],
+    state: Path,
+) -> Made:
+    """Makes every split, for as many real images of each label as there are.
+
+    The extra images come after all others, in batches of their own, so that their number changes none of the others.
+    """
+    wanted, extra = (
+        {label: round(share * count) for label, count in counts.items()}
+        for share in (section.train_images_per_real, section.extra_images_per_real)
+    )
+    shots = plan_shots(captions, wanted, section.images_per_caption, section.val_images_per_caption, section.data_seed)
+    result = make(shots, state)
+    accepted = sorted(result.accepted, key=place_of)
+    made = {name: (result, [shot for shot in accepted if shot.caption.split == name]) for name in ("train", "val")}
+    if any(extra.values()):
+        before = [*result.accepted, *result.rejected]
+        result = make(plan_extra(captions, extra, before, section.data_seed), state / "extra")
+        made["extra"] = (result, sorted(result.accepted, key=place_of))
+    return made
+
+
+def rejected_of(made: Made) -> dict[Shot, str]:
+    """Every rejected image, in order, and why."""
+    found = [item for result, _ in made.values() for item in result.rejected.items()]
+    return dict(sorted(found, key=lambda item: place_of(item[0])))
+
+
 def write(
     target: Path,
-    result: rounds.Result,
+    made: Made,
     manifest: Mapping[str, Any],
     section: GenerateSynthetic,
     guidance: float,
     settings: Mapping[str, Any],
 ) -> None:
-    """Writes both splits, and the manifest with everything that made them and all that was rejected."""
+    """Writes every split, and the manifest with everything that made them and all that was rejected."""
     names, how = manifest["class_names"], {"guidance": guidance, "num_inference_steps": section.num_inference_steps}
     counts = {}
-    for name in SPLITS:
-        rows = rows_of(result, name, names, how, SUFFIXES[manifest["codec"]["format"]])
+    for name, (result, shots) in made.items():
+        rows = rows_of(result, shots, names, how, SUFFIXES[manifest["codec"]["format"]])
         counts[name] = shards.write_shards(target, name, rows, names)
     rejected = [
         {"caption_id": shot.caption.caption_id, "sample_index": shot.sample_index, "reason": reason}
-        for shot, reason in sorted(result.rejected.items(), key=lambda item: place_of(item[0]))
+        for shot, reason in rejected_of(made).items()
     ]
     write_manifest(
         target,
@@ -131,11 +165,10 @@ def place_of(shot: Shot) -> tuple[int, int]:
 
 
 def rows_of(
-    result: rounds.Result, split: str, class_names: list[str], how: Mapping[str, float], suffix: str
+    result: rounds.Result, shots: list[Shot], class_names: list[str], how: Mapping[str, float], suffix: str
 ) -> Iterator[shards.Row]:
-    """The accepted images of a split, caption by caption."""
-    mine = [shot for shot in result.accepted if shot.caption.split == split]
-    for shot, image in result.images(sorted(mine, key=place_of)):
+    """The images of accepted shots."""
+    for shot, image in result.images(shots):
         caption = shot.caption
         yield shards.Row(
             image=image,
@@ -155,9 +188,7 @@ def distances(queries: torch.Tensor, reference: Images) -> dict[str, float]:
     return {"minimum": round(found.min().item(), 6), "percentile_5": round(low, 6), "median": round(middle, 6)}
 
 
-def facts(
-    result: rounds.Result, real: Split, val: Split, synthetic: Mapping[str, Split], device: torch.device
-) -> dict[str, Any]:
+def facts(made: Made, real: Split, val: Split, synthetic: Mapping[str, Split], device: torch.device) -> dict[str, Any]:
     """What `metrics/generate_synthetic.json` tells.
 
     As many synthetic as real validation images are compared with the real training images: if the generator only
@@ -173,7 +204,7 @@ def facts(
         "val": thumbnails(val.images.to(device)),
     }
     reference = real.images.to(device)
-    reasons = Counter(result.rejected.values())
+    reasons = Counter(rejected_of(made).values())
     return {
         "images": images,
         "rejected": {reason: reasons[reason] for reason in rounds.VERDICTS[1:]},
@@ -201,23 +232,33 @@ def main(argv: list[str]) -> dict[str, Any]:
     manifest = read_manifest(DATA / "real")
     captions = read_captions(CAPTIONS, manifest["class_names"])
     real = load_split(DATA / "real", "train")
-    wanted = dict(enumerate(real.labels.bincount(minlength=len(real.class_names)).tolist()))
-    shots = plan_shots(captions, wanted, section.images_per_caption, section.val_images_per_caption, section.data_seed)
+    counts = dict(enumerate(real.labels.bincount(minlength=len(real.class_names)).tolist()))
     settings = {"guidance": guidance, "generate_synthetic": section.model_dump()}
     runtime = open_runtime(section.data_seed)
     encode, sampler = encoder(manifest), open_sampler(section, guidance, runtime)
     with scratch("generate_synthetic", settings, (DATA / "real", CAPTIONS, GENERATOR)) as state:
-        result = generate(shots, sampler, encode, section, runtime, state)
+        made = generate_all(
+            captions,
+            counts,
+            section,
+            lambda shots, place: generate(shots, sampler, encode, section, runtime, place),
+            state,
+        )
         if runtime.is_main:
             with fresh_dir(DATA / "synthetic") as target:
-                write(target, result, manifest, section, guidance, settings)
-            synthetic = {name: load_split(DATA / "synthetic", name) for name in SPLITS}
+                write(target, made, manifest, section, guidance, settings)
+            synthetic = {name: load_split(DATA / "synthetic", name) for name in made}
             val = load_split(DATA / "val", "val")
-            write_json(METRICS / "generate_synthetic.json", facts(result, real, val, synthetic, runtime.device))
+            write_json(METRICS / "generate_synthetic.json", facts(made, real, val, synthetic, runtime.device))
             write_bytes(PLOTS / "generate_synthetic" / "samples.png", picture(real, synthetic["train"]))
-    made = f"{DATA / 'synthetic'}, {len(result.accepted)} images at guidance {guidance:g}"
-    again = f", {len(result.rejected)} made again" if result.rejected else ""
-    return {"made": made + again, "device": str(runtime.device), "workers": runtime.num_workers()}
+    total, rejected = sum(len(shots) for _, shots in made.values()), len(rejected_of(made))
+    again = f", {rejected} made again" if rejected else ""
+    return {
+        "made": f"{DATA / 'synthetic'}, {total} images at guidance {guidance:g}{again}",
+        "device": str(runtime.device),
+        "workers": runtime.num_workers(),
+        "num_processes": runtime.num_processes,
+    }
 
 
 if __name__ == "__main__":

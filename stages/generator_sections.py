@@ -194,7 +194,11 @@ class GenerateSynthetic(Section):
     data_seed: Seed
     """With caption id and sample index, the seed of each image."""
     images_per_caption: Count
-    """Images made from each train caption, up to as many of a class as the real train split has."""
+    """Train images made from a caption (m), of as many captions of each class as its images need."""
+    train_images_per_real: Positive
+    """Train images of each class per real one: at 1 all arms have the same number of distinct images."""
+    extra_images_per_real: NonNegative
+    """Further images per real train image, which no arm but the mixed one sees; spread over all train captions."""
     val_images_per_caption: Count
     """Images made from each held-out caption."""
     num_inference_steps: Count
@@ -223,14 +227,23 @@ class MixByFraction(Section):
 
 
 class MixByAddition(Section):
-    """`mix_sources`, all real images and synthetic ones besides."""
+    """`mix_sources`, real images and synthetic ones besides."""
 
     mode: Literal["add"]
-    """Synthetic images come on top: more distinct images than the other arms have, in the same number of steps."""
+    """Budgets of their own for real and synthetic images, in the same number of steps: for curves over either."""
     data_seed: Seed
     """Of the draw."""
-    synthetic_per_real: Positive
-    """Synthetic images of each class per real one; `generate_synthetic` makes at most one for training."""
+    real_fraction: Share
+    """Real images, as a share of all that there are."""
+    synthetic_per_real: NonNegative
+    """Synthetic images of each class per real train image that there is; `generate_synthetic` must make as many."""
+
+    @model_validator(mode="after")
+    def something_to_mix(self) -> Self:
+        """There must be images."""
+        if not self.real_fraction and not self.synthetic_per_real:
+            raise ValueError("synthetic_per_real: 0, and real_fraction is 0 too; raise one of them")
+        return self
 
 
 MixSources = Annotated[MixByFraction | MixByAddition, Field(discriminator="mode")]

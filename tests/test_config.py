@@ -90,6 +90,11 @@ def test_mistakes_in_params(settings, change, words):
         ("pretrain_encoder", lambda s: s.update(images_per_caption=1), ["images_per_caption"]),
         ("mix_sources", lambda s: s.update(real_fraction=2), [": mix_sources.real_fraction: ", "2"]),
         ("mix_sources", lambda s: s.pop("real_fraction"), [": mix_sources.real_fraction: ", "required"]),
+        (
+            "mix_sources",
+            lambda s: s.update(mode="add", real_fraction=0, synthetic_per_real=0),
+            [": mix_sources: synthetic_per_real: ", "raise one"],
+        ),
         ("mix_sources", lambda s: s.update(mode="add"), [": mix_sources.synthetic_per_real: ", "required"]),
         ("mix_sources", lambda s: s.update(mode="ad"), [": mix_sources: ", "'ad'", "'fraction', 'add'"]),
         ("mix_sources", lambda s: s.update(fraction=1), [": mix_sources.fraction: ", "unknown key"]),

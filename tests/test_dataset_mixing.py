@@ -20,24 +20,33 @@ def by_fraction(fraction):
 
 def drawn(real, fraction, seed=0):
     items = mixing.drawables(real, seed)
-    counts, rest = mixing.quotas(items, by_fraction(fraction))
+    counts, rest = mixing.quotas(items, by_fraction(fraction), "train")
     chosen = list(mixing.select(real, mixing.draw(items, counts, NAMES, "real")))
     return chosen, rest
 
 
 @pytest.mark.parametrize("fraction", [0, 0.25, 0.5, 0.9, 1])
 def test_quotas_fill_up_to_the_real_arms_numbers(fraction):
-    real, rest = mixing.quotas(mixing.drawables(rows("real", 40, 7), 0), by_fraction(fraction))
+    real, rest = mixing.quotas(mixing.drawables(rows("real", 40, 7), 0), by_fraction(fraction), "val")
     assert [real[i] + rest[i] for i in (0, 1)] == [40, 7]
     assert [real[i] for i in (0, 1)] == [round(fraction * 40), round(fraction * 7)]
 
 
-@pytest.mark.parametrize("per_real", [0.1, 0.5, 1, 2.5])
-def test_addition_keeps_all_real_images(per_real):
-    section = MixByAddition(mode="add", data_seed=0, synthetic_per_real=per_real)
-    real, rest = mixing.quotas(mixing.drawables(rows("real", 40, 7), 0), section)
-    assert real == {0: 40, 1: 7}
-    assert rest == {0: round(40 * per_real), 1: round(7 * per_real)}
+@pytest.mark.parametrize("fraction", [0, 0.25, 1])
+@pytest.mark.parametrize("per_real", [0.5, 1, 2])
+def test_addition_has_a_budget_for_each(fraction, per_real):
+    section = MixByAddition(mode="add", data_seed=0, real_fraction=fraction, synthetic_per_real=per_real)
+    items = mixing.drawables(rows("real", 40, 8), 0)
+    real, rest = mixing.quotas(items, section, "train")
+    assert real == {0: 40 * fraction, 1: 8 * fraction}
+    assert rest == {0: 40 * per_real, 1: 8 * per_real}
+
+
+@pytest.mark.parametrize(("fraction", "per_real", "real"), [(1, 1, 20), (1, 3, 10), (0, 2, 0), (0.5, 0, 40)])
+def test_addition_selects_on_as_many_images_in_the_same_proportions(fraction, per_real, real):
+    section = MixByAddition(mode="add", data_seed=0, real_fraction=fraction, synthetic_per_real=per_real)
+    counts = mixing.quotas(mixing.drawables(rows("real", 40), 0), section, "val")
+    assert counts == ({0: real}, {0: 40 - real})
 
 
 def test_the_draw_depends_on_seed_and_content_only():

@@ -1,4 +1,5 @@
 import csv
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,7 +7,7 @@ import pytest
 
 from stages.artifacts import BadInput
 from stages.diffusion.captions import Caption, read_captions, write_captions
-from stages.diffusion.plan import cut, image_seed, plan_shots, replacements
+from stages.diffusion.plan import cut, image_seed, plan_extra, plan_shots, replacements
 from stages.diffusion.prompts import make_captions
 from stages.generator_sections import Backgrounds, FilePrompts, TemplatePrompts
 from tests.closure import ROOT
@@ -233,10 +234,39 @@ def test_a_class_gets_exactly_as_many_images_as_the_real_one_has():
     assert [sum(s.caption.label == label for s in train) for label in (0, 1)] == [12, 15]
     per_caption = [sum(s.caption == c for s in shots) for c in captions]
     assert {n for n, c in zip(per_caption, captions, strict=True) if c.split == "val"} == {2}
-    assert {n for n, c in zip(per_caption, captions, strict=True) if c.split == "train"} == {2, 3}
+    assert {n for n, c in zip(per_caption, captions, strict=True) if c.split == "train"} == {0, 3}
     assert len({s.seed for s in shots}) == len(shots)
-    with pytest.raises(BadInput, match=r"images_per_caption: 5 captions x 3 .* 16 real .* label 1; make it 4"):
+    with pytest.raises(BadInput, match=r"5 captions x 3 .* 16 train images wanted of label 1; make it 4"):
         plan_shots(captions, {0: 12, 1: 16}, 3, 2, 7)
+
+
+def test_as_few_captions_are_used_as_the_images_need():
+    """m images of each caption: 9 train images at m = 3 are 3 captions, drawn by the seed and their texts."""
+    captions = make_captions(PROMPTS, ["cat", "dog"], SHIPPED)
+
+    def used(data_seed, captions=captions):
+        shots = plan_shots(captions, {0: 9, 1: 8}, 3, 2, data_seed)
+        train = Counter(s.caption.text for s in shots if s.caption.split == "train")
+        assert sorted(train.values()) == [2, 3, 3, 3, 3, 3]
+        return set(train)
+
+    assert used(0, tuple(reversed(captions))) == used(0)
+    assert len({frozenset(used(seed)) for seed in range(5)}) > 1
+
+
+def test_extra_images_go_on_after_all_that_were_made():
+    captions = make_captions(PROMPTS, ["cat", "dog"], SHIPPED)  # 5 train captions a class
+    shots = plan_shots(captions, {0: 10, 1: 15}, 3, 2, 0)
+    made = [*shots, *replacements(shots, [shots[0]], 0)]
+    extra = plan_extra(captions, {0: 12, 1: 5}, made, 0)
+    assert Counter(s.caption.label for s in extra) == {0: 12, 1: 5}
+    assert {s.caption.split for s in extra} == {"train"}
+    per_caption = Counter(s.caption.caption_id for s in extra)
+    assert set(per_caption.values()) == {1, 2, 3}
+    assert len({(s.caption.caption_id, s.sample_index) for s in [*made, *extra]}) == len(made) + 17
+    for caption in captions:
+        indices = {s.sample_index for s in [*made, *extra] if s.caption == caption}
+        assert indices == set(range(len(indices)))
 
 
 def test_seeds_are_fixed_for_ever():

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from accelerate.state import AcceleratorState
 from datasets import load_dataset
 from PIL import Image
 
-from stages import build_generator, fetch_data, generate_synthetic, write_captions
+from stages import build_generator, fetch_data, generate_synthetic, mix_sources, write_captions
 from stages.artifacts import BadInput, digest, read_json, read_manifest
 from stages.dataset import shards
 from stages.diffusion.plan import image_seed
@@ -169,6 +170,34 @@ def test_generation_killed_goes_on_to_the_same_bytes(project):
     for out in OUTS:
         assert digest(Path(out)) == digest(project / out)
     assert not list(Path(".scratch").glob("generate_synthetic-*"))
+
+
+def test_extra_images_leave_the_others_as_they_are_and_go_into_the_mix(project):
+    write_settings(
+        generate_synthetic={"extra_images_per_real": 1.5},
+        mix_sources={"mode": "add", "real_fraction": 1, "synthetic_per_real": 1},
+    )
+    generate_synthetic.main([])
+    for name in ("train", "val"):
+        (shard,) = shards.shard_paths(Path("data/synthetic"), name)
+        assert digest(shard) == digest(project / shard)
+    train, extra = (list(shards.read_rows(Path("data/synthetic"), name)) for name in ("train", "extra"))
+    assert len(extra) == 63
+    assert not {row.seed for row in train} & {row.seed for row in extra}
+    assert read_json(Path("metrics/generate_synthetic.json"))["images"]["extra"]["total"] == 63
+    mix_sources.main([])
+    mixed = list(shards.read_rows(Path("data/mixed"), "train"))
+    assert Counter((row.label, row.caption is None) for row in mixed) == {
+        (label, real): 14 for label in range(3) for real in (True, False)
+    }
+    assert {row.image for row in extra} & {row.image for row in mixed}
+    assert shards.num_rows(Path("data/mixed"), "val") == shards.num_rows(Path("data/val"), "val")
+
+
+def test_a_larger_synthetic_arm_on_demand(project):
+    write_settings(generate_synthetic={"train_images_per_real": 1.5, "images_per_caption": 7})
+    generate_synthetic.main([])
+    assert read_manifest(Path("data/synthetic"))["rows"] == {"train": 63, "val": 6}
 
 
 @pytest.mark.parametrize("part", ["autoencoder", "denoiser"])

@@ -25,20 +25,28 @@ def drawables(rows: Iterable[Row], seed: int) -> list[Drawable]:
     return [Drawable(row.label, hashlib.sha256(b"%d " % seed + row.image).digest()) for row in rows]
 
 
-def quotas(real: Sequence[Drawable], section: MixSources) -> tuple[dict[int, int], dict[int, int]]:
-    """How many real and how many synthetic images of each label.
+def quotas(real: Sequence[Drawable], section: MixSources, name: str) -> tuple[dict[int, int], dict[int, int]]:
+    """How many real and how many synthetic images of each label a split has.
 
-    By fraction they are together as many as there are real ones; by addition all real ones and others besides.
+    By fraction they are together as many as there are real ones; by addition each has its own budget. What is
+    selected on (`val`) has the proportions of what is trained on, and always as many images as the real one: more of
+    them would be a better judge.
     """
     totals = collections.Counter(item.label for item in real)
     match section:
         case MixByFraction():
-            from_real = {label: round(section.real_fraction * total) for label, total in totals.items()}
-            return from_real, {label: total - from_real[label] for label, total in totals.items()}
+            share = section.real_fraction
+        case MixByAddition() if name == "train":
+            return (
+                {label: round(section.real_fraction * total) for label, total in totals.items()},
+                {label: round(section.synthetic_per_real * total) for label, total in totals.items()},
+            )
         case MixByAddition():
-            return dict(totals), {label: round(section.synthetic_per_real * total) for label, total in totals.items()}
+            share = section.real_fraction / (section.real_fraction + section.synthetic_per_real)
         case _:
             assert_never(section)
+    from_real = {label: round(share * total) for label, total in totals.items()}
+    return from_real, {label: total - from_real[label] for label, total in totals.items()}
 
 
 def draw(items: Sequence[Drawable], counts: dict[int, int], class_names: Sequence[str], origin: str) -> set[int]:
@@ -56,7 +64,8 @@ def draw(items: Sequence[Drawable], counts: dict[int, int], class_names: Sequenc
         if len(available) < count:
             raise BadInput(
                 f"mix_sources: needs {count} {origin} images of class {class_names[label]}, there are "
-                f"{len(available)}; make more of them, or change real_fraction or synthetic_per_real"
+                f"{len(available)}; make more of them (generate_synthetic.extra_images_per_real), or change "
+                "real_fraction or synthetic_per_real"
             )
         chosen |= {position for _, position in sorted(available)[:count]}
     return chosen

@@ -25,8 +25,7 @@ class Shot:
 
 def image_seed(data_seed: int, caption_id: int, sample_index: int) -> int:
     """A seed for each image that no other image, batch or process has a part in."""
-    content = f"{data_seed} {caption_id} {sample_index}".encode()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
+    return int.from_bytes(_digest(data_seed, caption_id, sample_index), "little") >> 1
 
 
 def plan_shots(
@@ -38,12 +37,12 @@ def plan_shots(
 ) -> list[Shot]:
     """The images of the train captions and of the held-out ones, in the order of caption and sample index.
 
-    A class gets as many train images as are wanted, spread evenly over its captions, so that every arm has the same
-    number of distinct images.
+    A class gets as many train images as are wanted, spread evenly over as few of its captions as can give them. Which
+    these are is drawn by the seed and their texts.
 
     Args:
         captions: of all classes.
-        wanted: for each label the number of train images, that of the real train split.
+        wanted: for each label the number of train images.
         images_per_caption: the most that a train caption gives.
         val_images_per_caption: how many each held-out caption gives.
         data_seed: of all images.
@@ -54,18 +53,43 @@ def plan_shots(
     counts: dict[int, int] = {}
     for label, total in wanted.items():
         train = [c for c in captions if c.label == label and c.split == "train"]
-        least, more = divmod(total, len(train))
         if total > len(train) * images_per_caption:
             raise BadInput(
                 f"generate_synthetic.images_per_caption: {len(train)} captions x {images_per_caption} are fewer than "
-                f"the {total} real train images of label {label}; make it {least + bool(more)} or more"
+                f"the {total} train images wanted of label {label}; make it {-(-total // len(train))} or more, or "
+                "write more prompts"
             )
-        counts |= {c.caption_id: least + (position < more) for position, c in enumerate(train)}
+        number = -(-total // images_per_caption)
+        drawn = set(sorted(train, key=lambda c: _digest(data_seed, c.text))[:number])
+        counts |= _spread(total, [c for c in train if c in drawn])
     shots = []
     for caption in captions:
-        number = counts[caption.caption_id] if caption.split == "train" else val_images_per_caption
+        number = counts.get(caption.caption_id, 0) if caption.split == "train" else val_images_per_caption
         shots += [_shot(caption, index, data_seed) for index in range(number)]
     return shots
+
+
+def plan_extra(
+    captions: Sequence[Caption], wanted: Mapping[int, int], made: Iterable[Shot], data_seed: int
+) -> list[Shot]:
+    """Further images of the train captions, spread evenly over all of them, from the first indices not made yet.
+
+    Args:
+        captions: of all classes.
+        wanted: for each label the number of further images.
+        made: all images so far, rejected ones included.
+        data_seed: of all images.
+    """
+    train = [caption for caption in captions if caption.split == "train"]
+    counts: dict[int, int] = {}
+    for label, total in wanted.items():
+        counts |= _spread(total, [caption for caption in train if caption.label == label])
+    following = Counter(shot.caption.caption_id for shot in made)
+    return [
+        _shot(caption, following[caption.caption_id] + index, data_seed)
+        for caption in train
+        for index in range(counts[caption.caption_id])
+    ]
 
 
 def replacements(made: Iterable[Shot], rejected: Iterable[Shot], data_seed: int) -> list[Shot]:
@@ -82,6 +106,16 @@ def replacements(made: Iterable[Shot], rejected: Iterable[Shot], data_seed: int)
 def cut(shots: Sequence[Shot], batch_size: int) -> list[tuple[Shot, ...]]:
     """Fixed batches by position alone."""
     return [tuple(shots[start : start + batch_size]) for start in range(0, len(shots), batch_size)]
+
+
+def _spread(total: int, captions: Sequence[Caption]) -> dict[int, int]:
+    """For each caption its share of `total` images; the first ones make one more where it does not divide."""
+    least, more = divmod(total, max(1, len(captions)))
+    return {caption.caption_id: least + (position < more) for position, caption in enumerate(captions)}
+
+
+def _digest(*parts: int | str) -> bytes:
+    return hashlib.blake2b(" ".join(map(str, parts)).encode(), digest_size=8).digest()
 
 
 def _shot(caption: Caption, sample_index: int, data_seed: int) -> Shot:

@@ -37,6 +37,13 @@ class Batch:
         np.savez(stream, content=content, ends=ends, verdicts=np.array(self.verdicts))
         write_bytes(path, stream.getvalue())
 
+    @staticmethod
+    def read_verdicts(path: Path) -> list[int]:
+        """The verdicts of a batch that `save` wrote, without its images."""
+        with np.load(path, allow_pickle=False) as arrays:
+            verdicts: list[int] = arrays["verdicts"].tolist()
+            return verdicts
+
     @classmethod
     def load(cls, path: Path) -> "Batch":
         """Reads a batch that `save` wrote."""
@@ -103,7 +110,12 @@ def make_all(
         make(batches)
         again = []
         for path, batch in batches:
-            for position, (shot, verdict) in enumerate(zip(batch, Batch.load(path).verdicts, strict=True)):
+            if not path.exists():
+                raise BadInput(
+                    f"{path}: was made by a process whose disk this one does not see; processes on several machines "
+                    "need the repository on a disk that they share"
+                )
+            for position, (shot, verdict) in enumerate(zip(batch, Batch.read_verdicts(path), strict=True)):
                 if VERDICTS[verdict] == "accepted":
                     accepted[shot] = (path, position)
                 else:

@@ -10,8 +10,6 @@ import pyarrow.parquet as pq
 
 from stages.artifacts import BadInput
 
-DELIMITERS = {".tsv": "\t", ".csv": ","}
-
 
 def read_table(path: Path, columns: Sequence[str]) -> list[tuple[str, ...]]:
     """The given columns of a .tsv, .csv or .parquet file, as text with single spaces between words.
@@ -65,11 +63,14 @@ def read_scenes(path: Path) -> list[str]:
 
 
 def _read_delimited(path: Path, columns: Sequence[str]) -> list[list[str | None]]:
-    if path.suffix not in DELIMITERS:
+    if path.suffix not in (".tsv", ".csv"):
         raise BadInput(f"{path}: is no .tsv, .csv or .parquet; write one of those")
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        quoting = csv.QUOTE_NONE if path.suffix == ".tsv" else csv.QUOTE_MINIMAL
-        reader = csv.DictReader(stream, delimiter=DELIMITERS[path.suffix], quoting=quoting, strict=True)
+        reader = (
+            csv.DictReader(stream, delimiter="\t", quoting=csv.QUOTE_NONE)  # a quotation mark is one
+            if path.suffix == ".tsv"
+            else csv.DictReader(stream, strict=True)
+        )
         _check_columns(path, columns, reader.fieldnames or [])
         return [[row[column] for column in columns] for row in reader]
 
