@@ -130,7 +130,9 @@ def test_guidance_is_chosen_on_val_and_only_when_all_is_run(place):
     found = encoder_table.by_row(known())
     assert encoder_table.best(found, "digits", "stablerep") == Row("digits", "stablerep", "synthetic", 2.0)
     assert encoder_table.best(found, "digits", "simclr") == Row("digits", "simclr", "synthetic", 1.0)
+    assert encoder_table.choice(found, "digits") == "Guidance chosen on real val: stablerep w = 2, simclr w = 1."
     assert encoder_table.best(found, "cifake-cpu", "simclr") is None
+    assert encoder_table.choice(found, "cifake-cpu").endswith("stablerep not run, simclr not run.")
     del found[Row("digits", "simclr", "synthetic", 4.0)][2]
     assert encoder_table.best(found, "digits", "simclr") is None
 

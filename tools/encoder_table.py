@@ -101,6 +101,13 @@ def accuracies(found: Found, profile: str) -> str:
     return "\n".join(lines)
 
 
+def choice(found: Found, profile: str) -> str:
+    """Which guidance real val images choose for each method."""
+    chosen = [(method, best(found, profile, method)) for method in GUIDED]
+    words = [f"{method} {f'w = {row.guidance:g}' if row else NOT_RUN}" for method, row in chosen]
+    return f"Guidance chosen on real val: {', '.join(words)}."
+
+
 def questions(found: Found, profile: str) -> list[tuple[str, Row | None, Row | None]]:
     """What the study asks of a profile: a wording and the two sides, None where guidance is not chosen yet."""
 
@@ -220,7 +227,12 @@ def picture(name: str, draw: Callable[[Axes, Found, str], None], found: Found, p
 
 def section(found: Found, profile: str) -> str:
     """All of one profile."""
-    parts = [f"### Profile `{profile}`", accuracies(found, profile), comparisons(found, profile)]
+    parts = [
+        f"### Profile `{profile}`",
+        accuracies(found, profile),
+        choice(found, profile),
+        comparisons(found, profile),
+    ]
     ran = {row.source for row, known in found.items() if row.profile == profile and known}
     if "synthetic" in ran:
         parts.append(picture("guidance", draw_guidance, found, profile))
