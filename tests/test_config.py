@@ -61,6 +61,10 @@ def test_every_shipped_profile_is_sound(settings):
         (lambda p: p.update(vit_inits=["random", "hub"]), ["hub", "fetch_backbone"]),
         (lambda p: p.update(vit_inits=["stablerep-synthetic"]), ["vit_inits", "random"]),
         (lambda p: p["encoders"]["random"].update(method="stablerap"), ["encoders.random.method", "stablerap"]),
+        (
+            lambda p: p["encoders"]["simclr-synthetic"].update(method="clip", source="mixed"),
+            ["encoders.simclr-synthetic", "clip needs captions", "mixed"],
+        ),
         (lambda p: p.update(profile="typo"), ["profiles/typo.yaml"]),
     ],
 )
