@@ -74,7 +74,7 @@ def test_everything_ran_and_git_holds_no_image(repository):
     assert "metrics/summary.json" in tracked
     assert not [name for name in tracked if name.split("/")[0] in ("data", "models", "predictions", "plots", "runs")]
     assert {path.parent.name for path in (repository / ".scratch").glob("*/*")} == {"features"}
-    assert len(hashes(repository)) == 25
+    assert len(hashes(repository)) == 28
 
 
 def test_a_second_repro_runs_nothing(repository):

@@ -65,6 +65,17 @@ def probes(encoders: list[str]) -> str:
     return table(["encoder", "labels seen", *columns, "fine-tuned on real"], rows)
 
 
+def detection(detectors: list[str]) -> str:
+    """Every detector on the unseen images of every source, beside what low-level statistics alone tell apart."""
+    rows = []
+    for trained in detectors:
+        for tested in detectors:
+            facts = read(METRICS / "detect_fakes" / f"{trained}-{tested}.json") or {}
+            scores = [share(facts.get(name), "accuracy") for name in ("cnn", "gradient_boosting", "spectrum")]
+            rows.append([trained, tested, *scores, share(facts.get("cnn"), "roc_auc")])
+    return table(["trained on", "judged on", "CNN", "29 statistics", "spectrum", "CNN, ROC-AUC"], rows)
+
+
 def verdict(network: str, headline: str, facts: Facts) -> str:
     """The headline arm against the real one, in a line."""
     points = [100 * value for value in (facts["gap"], facts["gap_interval"]["low"], facts["gap_interval"]["high"])]
@@ -92,6 +103,8 @@ def main() -> str:
             "The same of frozen features, by the protocols of docs/encoders.md; the last column is no frozen one:",
             probes(list(study.encoders)),
             *(["\n".join(verdicts)] if verdicts else []),
+            "Generated images told from real ones (docs/detector.md; 50 is chance):",
+            detection(list(study.detectors)),
         ]
     )
 
