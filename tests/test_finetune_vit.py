@@ -1,5 +1,6 @@
 """`finetune_vit` on a tiny study."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTModel
 from stages import pretrain_encoder
 from stages.artifacts import BadInput, digest, write_manifest
 from stages.dataset.augment import normalize
+from stages.dataset.shards import read_rows, write_shards
 from stages.dataset.tensors import load_split
 from stages.finetune_vit import main
 from stages.networks import vit
@@ -80,6 +82,29 @@ def test_the_saved_weights_are_the_selected_ones(study, source, init):
     assert (manifest["source"], manifest["init"], manifest["best_step"]) == (source, init, figures["best_step"])
     assert {"model.safetensors", "oracle/model.safetensors"} <= set(manifest["files"])
     assert (study / "plots" / "finetune_vit" / item / "plots" / "metrics" / "val_top1.tsv").exists()
+
+
+def test_arms_take_the_same_steps(study):
+    """An arm of half the images trains as long, at the same rates, and is looked at as often."""
+    rows = itertools.islice(read_rows(study / "data" / "synthetic", "train"), 30)
+    write_shards(study / "data" / "synthetic", "train", list(rows), CLASSES)
+    curves = []
+    for source in ("real", "synthetic"):
+        main([source, "random"])
+        plots = study / "plots" / "finetune_vit" / f"{source}-random" / "plots" / "metrics"
+        curves.append(
+            [
+                (plots / "lr.tsv").read_text(),
+                steps_of(plots / "val_top1.tsv"),
+                metrics(study, f"{source}-random")["num_steps"],
+            ]
+        )
+    assert curves[0] == curves[1]
+    assert curves[0][1:] == [["6", "12", "18", "24"], STEPS]
+
+
+def steps_of(curve):
+    return [line.split("\t")[0] for line in curve.read_text().splitlines()[1:]]
 
 
 def test_the_init_keeps_its_processing(study):

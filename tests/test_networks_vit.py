@@ -67,6 +67,7 @@ def test_a_classifier_starts_from_the_encoder_and_a_fresh_head(tmp_path):
     vit.save(encoder, tmp_path / "encoder")
     classifier = vit.build_classifier(tmp_path / "encoder", NAMES, seed=1).eval()
     head = classifier.network.classifier
+    assert head.out_features == len(NAMES)
     assert torch.equal(classifier(images()), head(encoder(images())))
     assert torch.equal(head.weight, vit.build_classifier(tmp_path / "encoder", NAMES, 1).network.classifier.weight)
     assert not torch.equal(head.weight, vit.build_classifier(tmp_path / "encoder", NAMES, 2).network.classifier.weight)
