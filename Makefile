@@ -10,10 +10,15 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PYTHONNOUSERSITE := 1
 unexport PYTHONHOME PYTHONPATH
 
-.PHONY: repro test lint set-up image lock
+.PHONY: repro cifake test lint set-up image lock
 
 repro: set-up  # run the stages that changed, side by side, and print the result table
 	$(BIN)/python tools/repro.py
+	$(BIN)/python -m tools.show_results
+
+# OPTIONS adds to it: make cifake OPTIONS='-S dataset_path=/data/archive.zip -S guidance=8'
+cifake: set-up  # the published study (docs/cifake.md), as an experiment of DVC's; needs a CUDA GPU
+	$(BIN)/dvc exp run -S profile=cifake -S 'sources=[real,fake,synthetic,mixed]' -S 'vit_inits=[random,stablerep-synthetic,hub]' $(OPTIONS)
 	$(BIN)/python -m tools.show_results
 
 test: lint  # lint, types and tests

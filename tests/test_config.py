@@ -42,6 +42,14 @@ def test_every_shipped_profile_is_sound(settings):
             config.check(study, profile)
 
 
+@pytest.mark.parametrize("profile", ["cifake", "cifake-cpu"])
+def test_the_published_arms_are_sound(settings, profile):
+    arms = {"profile": profile, "sources": ["real", "fake", "synthetic", "mixed"]}
+    inits = ["random", "stablerep-synthetic", *(["hub"] if profile == "cifake" else [])]
+    settings("params.yaml", lambda p: p.update(arms, vit_inits=inits))
+    check()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -65,6 +73,7 @@ def test_every_shipped_profile_is_sound(settings):
             lambda p: p["encoders"]["simclr-synthetic"].update(method="clip", source="mixed"),
             ["encoders.simclr-synthetic", "clip needs captions", "mixed"],
         ),
+        (lambda p: p.update(generator_path="sd15"), ["generator_path", "digits", "trains its generator"]),
         (lambda p: p.update(profile="typo"), ["profiles/typo.yaml"]),
     ],
 )

@@ -116,8 +116,9 @@ def test_headline_experiments_and_their_difference(clean):
     assert "cnn.ece" in changes  # top-1 may agree on so few test images
 
 
-def test_a_sweep_is_queued(clean):
-    run(clean, "dvc", "exp", "run", "--queue", "-S", "guidance=1,2,4,8")
+@pytest.mark.parametrize("sweep", ["guidance=1,2,4,8", "profiles/tiny.yaml:mix_sources.real_fraction=0.1,0.25,0.5,1"])
+def test_a_sweep_is_queued(clean, sweep):
+    run(clean, "dvc", "exp", "run", "--queue", "-S", sweep)
     assert run(clean, "dvc", "queue", "status").count("Queued") == 4
     run(clean, "dvc", "queue", "remove", "--all")
 
