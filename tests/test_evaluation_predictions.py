@@ -226,5 +226,9 @@ def test_show_results_takes_what_there_is(study):
     assert "pydantic" in imported(done.stderr)
     assert not imported(done.stderr) & {"torch", "sklearn", "pyarrow"}
     rows = [line for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert [row.split("|")[1].strip() for row in rows if row.startswith(("| real", "| synth"))] == ["real", "synthetic"]
+    assert [row.split("|")[1].strip() for row in rows if row.startswith(("| real", "| synth"))] == [
+        "real",
+        "synthetic",
+        "synthetic",
+    ], "two arms and a detector"
     assert any(line.startswith("- CNN: synthetic against real") for line in done.stdout.splitlines())
