@@ -58,9 +58,9 @@ def test_two_crops_of_each_image():
 
 def test_keys():
     rows = torch.tensor([0, 1, 4, 2])  # two views of captions 7 and 3
-    assert keys_of(split(), rows, "slot", 2).tolist() == [0, 1, 0, 1]
-    assert keys_of(split(), rows, "caption", 2).tolist() == [7, 3, 7, 3]
-    assert keys_of(split(), rows, "class", 2).tolist() == [1, 1, 1, 1]
+    assert keys_of(split(), "slot", 2)(rows).tolist() == [0, 1, 0, 1]
+    assert keys_of(split(), "caption", 2)(rows).tolist() == [7, 3, 7, 3]
+    assert keys_of(split(), "class", 2)(rows).tolist() == [1, 1, 1, 1]
 
 
 def test_what_can_not_be_done_is_said():
@@ -76,4 +76,4 @@ def test_what_can_not_be_done_is_said():
         crop_views(3, 4, 2, 0)
     for labels, complaint in ((-1, "have no label, which"), (1, "all training images have one label")):
         with pytest.raises(BadInput, match=complaint):
-            keys_of(split(labels=torch.full_like(IDS, labels)), torch.tensor([0, 1, 4, 2]), "class", 2)
+            keys_of(split(labels=torch.full_like(IDS, labels)), "class", 2)

@@ -99,3 +99,24 @@ def test_masks_follow_from_seed_step_and_position():
     assert not torch.equal(mask_noise(3, 6, range(8), 16), whole)
     assert not torch.equal(mask_noise(4, 5, range(8), 16), whole)
     assert len(whole.unique()) > 100
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_loss_is_the_mean_over_hidden_patches_whatever_the_order_of_images(normalize):
+    generator = torch.Generator().manual_seed(1)
+    predictions, patches = torch.randn(2, 5, 6, 4, generator=generator, dtype=torch.float64)
+    mask = torch.rand(5, 6, generator=generator).argsort(1) < 4
+    total = 0.0
+    for image, place in mask.nonzero().tolist():
+        wanted = patches[image, place].tolist()
+        if normalize:  # unbiased, as in the release
+            mean = sum(wanted) / 4
+            deviation = math.sqrt(sum((w - mean) ** 2 for w in wanted) / 3 + 1e-6)
+            wanted = [(w - mean) / deviation for w in wanted]
+        pairs = zip(predictions[image, place].tolist(), wanted, strict=True)
+        total += sum((p - w) ** 2 for p, w in pairs) / 4
+    loss = reconstruction_loss(predictions, patches, mask, normalize)
+    assert float(loss) == pytest.approx(total / 20, rel=1e-12)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    shuffled = reconstruction_loss(predictions[order], patches[order], mask[order], normalize)
+    torch.testing.assert_close(shuffled, loss)

@@ -4,6 +4,7 @@ A batch is n things in m views each, in the paper's view-major order: all n in v
 kinds of batches are pure functions of the step, so resuming a run needs nothing but its step.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -86,29 +87,27 @@ def crop_views(num_images: int, images_per_batch: int, num_views: int, seed: int
     return rows
 
 
-def keys_of(split: Split, rows: torch.Tensor, key: PositiveKey, num_views: int) -> torch.Tensor:
+def keys_of(split: Split, key: PositiveKey, num_views: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """What makes two views of a batch positives: equal numbers.
 
     Args:
         split: the training images.
-        rows: int64 (m * n,), a batch in view-major order.
         key: `slot` is the place in the batch, as StableRep's released code has it: two captions are two things even
             if they read alike. `caption` and `class` say what they are.
         num_views: m.
 
     Returns:
-        int64 (m * n,).
+        A function from a batch's rows, int64 (m * n,) in view-major order, to as many numbers.
 
     Raises:
         BadInput: class positives, but an image has no label, or all have the same.
     """
-    match key:
-        case "slot":
-            return torch.arange(len(rows) // num_views).repeat(num_views)
-        case "caption":
-            return split.caption_ids[rows]
-        case "class":
-            return class_labels(split)[rows]
+    numbers = class_labels(split) if key == "class" else split.caption_ids
+
+    def keys(rows: torch.Tensor) -> torch.Tensor:
+        return torch.arange(len(rows) // num_views).repeat(num_views) if key == "slot" else numbers[rows]
+
+    return keys
 
 
 def class_labels(split: Split) -> torch.Tensor:
@@ -130,5 +129,10 @@ def class_labels(split: Split) -> torch.Tensor:
 def _epoch_batch(num_items: int, batch_size: int, seed: int, step: int) -> np.ndarray:
     """The items of a step's batch: a slice of its epoch's permutation."""
     epoch, place = divmod(step, num_items // batch_size)
-    shuffled = np.random.default_rng([seed, _ORDER, epoch]).permutation(num_items)
-    return shuffled[place * batch_size : (place + 1) * batch_size]
+    return _permutation(num_items, seed, epoch)[place * batch_size : (place + 1) * batch_size]
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(num_items: int, seed: int, epoch: int) -> np.ndarray:
+    """An epoch's order; kept, since for millions of items it takes longer than a step's augmentation."""
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(num_items)

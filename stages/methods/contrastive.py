@@ -16,9 +16,10 @@ def contrastive(
 ) -> Method:
     """The multi-positive contrastive method on batches of `num_views` views whose positives are equal in `key`."""
     section, n = task.section, task.num_things(num_views)
+    keys = keys_of(task.split, key, num_views)
 
     def extras(step: int, positions: range, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"keys": keys_of(task.split, rows, key, num_views)[positions.start : positions.stop]}
+        return {"keys": keys(rows)[positions.start : positions.stop]}
 
     batches = view_batches(task, rows_of, recipe.augmentation, extras, section.local_crops)
     head = contrastive_head(section.backbone.hidden_size, section.projection, task.norm_group(n))

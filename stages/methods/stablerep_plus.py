@@ -20,10 +20,10 @@ def stablerep_plus(task: Task) -> Method:
     """StableRep+ on images that have captions."""
     section, m = task.section, task.section.images_per_caption
     n, data, settings, recipe = task.num_things(m), captioned(task, m), section.language, task.shared_recipe
+    keys = keys_of(task.split, section.positive_key, m)
 
     def extras(step: int, positions: range, rows: torch.Tensor) -> dict[str, torch.Tensor]:
-        keys = keys_of(task.split, rows, section.positive_key, m)[positions.start : positions.stop]
-        return {"keys": keys, **data.texts_of(positions, rows)}
+        return {"keys": keys(rows)[positions.start : positions.stop], **data.texts_of(positions, rows)}
 
     head = contrastive_head(section.backbone.hidden_size, section.projection, task.norm_group(n))
     model, text = image_text_model(task, data.tokenizer, head)
