@@ -81,7 +81,7 @@ def measure(count: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as place:
         folder, peaks = Path(place) / "study", {}
         prepare(folder, count)
-        for command in commands(folder):
+        for command, _ in commands(folder):
             started = time.monotonic()
             name = " ".join(command).removeprefix("stages.")
             if name in LEFT_OUT or "synthetic" in command or name == "probe_encoder random":

@@ -110,14 +110,14 @@ def make_repository(folder: Path) -> None:
         run(folder, "git", *command.split())
 
 
-def commands(repository: Path) -> list[list[str]]:
-    """Every stage's module and arguments, in an order in which they can run."""
+def commands(repository: Path) -> list[tuple[list[str], list[str]]]:
+    """Every stage's module with arguments, and its outs, in an order in which they can run."""
     import networkx  # here, since most who use this file ask DVC nothing
     from dvc.repo import Repo
 
     graph = Repo(str(repository)).index.graph
     order = reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: stage.addressing)))
-    return [shlex.split(stage.cmd)[2:] for stage in order]
+    return [(shlex.split(stage.cmd)[2:], [out.def_path for out in stage.outs]) for stage in order]
 
 
 def run(folder: Path, *command: str, code: int | None = 0) -> str:
