@@ -85,13 +85,13 @@ def plan_of(method: Method, section: PretrainEncoder, runtime: Runtime) -> Plan:
     """
     o = section.optimization
     changes: dict[str, float] = {"learning_rate": method.recipe.learning_rate}
-    if method.share_multiple is not None:
+    if method.compares_images:
         changes["micro_batch_size"] = o.batch_size  # the encoder is what sees micro-batches (networks.in_parts)
-        if o.batch_size % (runtime.num_processes * method.share_multiple):
-            raise BadInput(
-                f"batch_size: {runtime.num_processes} processes can't share {o.batch_size} images in whole multiples "
-                f"of {method.share_multiple} (a view, or a caption's images); start fewer"
-            )
+    if o.batch_size % (runtime.num_processes * method.share_multiple):
+        raise BadInput(
+            f"batch_size: {runtime.num_processes} processes can't share {o.batch_size} images in whole multiples of "
+            f"{method.share_multiple}, a caption's images; start a number that divides the captions of a batch"
+        )
     return Plan.of(o.model_copy(update=changes), select=())
 
 

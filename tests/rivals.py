@@ -80,9 +80,17 @@ OPTIONS = SECTION.model_copy(
     }
 )
 """Everything that is off by default."""
+ACROSS = SECTION.model_copy(
+    update={
+        "images_per_caption": 3,
+        "optimization": SECTION.optimization.model_copy(update={"batch_size": 12, "micro_batch_size": 12}),
+    }
+)
+"""Three views of four captions: the second of two processes begins in the middle of a view."""
 CASES = {
     **{method: (method, SECTION) for method in METHODS},
     **{f"{method} in parts": (method, IN_PARTS) for method in METHODS},
+    **{f"{method} across views": (method, ACROSS) for method in ("stablerep", "stablerep+")},
     **{f"{method} with options": (method, OPTIONS) for method in ("stablerep", "stablerep+", "byol", "dino")},
 }
 SHARED = [case for case in CASES if case not in METHODS]
@@ -90,14 +98,14 @@ SHARED = [case for case in CASES if case not in METHODS]
 
 
 def make_source(folder: Path) -> None:
-    """Twenty pictures of noise, of two classes and ten captions."""
+    """Thirty pictures of noise, of two classes and ten captions."""
     rng = np.random.default_rng(0)
     codec = Codec(format="png", quality=None)
 
     def rows():
-        for index in range(20):
+        for index in range(30):
             content = encode(Image.fromarray(rng.integers(256, size=(SIZE, SIZE, 3), dtype=np.uint8)), codec)
-            caption = index // 2
+            caption = index // 3
             text = f"{WORDS[caption % 5]} {'ab'[caption % 2]}"
             yield Row(content, f"{index}.png", caption % 2, text, caption)
 

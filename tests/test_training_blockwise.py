@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stages.training.blockwise import multi_positive_loss
+from stages.training.blockwise import matching_loss, multi_positive_loss
 
 SQUARE = [[1, 0], [0, 1], [1, 0], [0, 1]]
 TILTED = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0.6, 0.8, 0, 0], [0, 0.6, 0.8, 0], [0.8, 0, 0.6, 0]]
@@ -146,4 +146,13 @@ def test_no_tensor_grows_with_the_square_of_the_batch(count):
     features, keys = random_batch(count=count)
     with LargestTensor() as largest:
         loss_of(features, keys, 0.1, block=16)["loss"].backward()
+    assert largest.elements == count * 16
+
+
+@pytest.mark.parametrize("count", [256, 512])
+def test_no_tensor_grows_with_the_square_where_candidates_are_of_another_kind(count):
+    features, keys = random_batch(count=count)
+    others = features.detach().flip(0).requires_grad_()
+    with LargestTensor() as largest:
+        matching_loss(features, keys, others, keys.flip(0), torch.tensor(10.0, dtype=torch.float64), 16).backward()
     assert largest.elements == count * 16

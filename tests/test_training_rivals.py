@@ -1,6 +1,7 @@
 """The losses of BYOL, MoCo v3 and DINO against the papers' formulas written out, and against lightly's."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from lightly.loss import DINOLoss, NegativeCosineSimilarity
 from torch import nn
 
 from stages.encoder_sections import Projection
+from stages.networks.batchnorm import GroupBatchNorm1d
 from stages.networks.heads import DinoHead, byol_head, mocov3_head
 from stages.networks.momentum_pair import MomentumPair
 from stages.networks.projection import ProjectedEncoder
@@ -26,6 +28,7 @@ def views(seed, images=5, size=7):
 
 
 EVERYWHERE = torch.arange(10)
+NORM = partial(GroupBatchNorm1d, group=4)
 
 
 def slow_byol(predictions, targets):
@@ -169,7 +172,7 @@ def test_targets_follow_by_the_schedule_of_byol():
 
 def test_dino_schedules_weight_decay_and_freezes_prototypes_at_first():
     torch.manual_seed(0)
-    head = DinoHead(4, DINO, 4)
+    head = DinoHead(4, DINO, NORM)
     matrices = [p for p in head.parameters() if p.ndim > 1]
     vectors = [p for p in head.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
@@ -197,14 +200,14 @@ def test_heads_have_the_published_layers():
         return [(type(m).__name__, *getattr(m, "weight", torch.empty(0)).shape) for m in head if hasattr(m, "weight")]
 
     norm = "GroupBatchNorm1d"
-    assert layers(byol_head(4, settings, 5)) == [("Linear", 12, 4), (norm, 12), ("Linear", 6, 12)]
-    assert layers(mocov3_head(4, 3, settings, 5)) == [
+    assert layers(byol_head(4, settings, NORM)) == [("Linear", 12, 4), (norm, 12), ("Linear", 6, 12)]
+    assert layers(mocov3_head(4, 3, settings, NORM)) == [
         ("Linear", 12, 4), (norm, 12), ("Linear", 12, 12), (norm, 12), ("Linear", 6, 12), (norm, 6)
     ]  # fmt: skip
-    assert layers(mocov3_head(6, 2, settings, 5)) == [("Linear", 12, 6), (norm, 12), ("Linear", 6, 12), (norm, 6)]
+    assert layers(mocov3_head(6, 2, settings, NORM)) == [("Linear", 12, 6), (norm, 12), ("Linear", 6, 12), (norm, 6)]
     linear = ["Linear", "GELU"] * 2
     for batch_norm in (False, True):
-        head = DinoHead(4, DINO.model_copy(update={"batch_norm": batch_norm}), 4)
+        head = DinoHead(4, DINO.model_copy(update={"batch_norm": batch_norm}), NORM)
         kinds = [type(module).__name__ for module in head.mlp if not isinstance(module, nn.Identity)]
         assert [kind for kind in kinds if kind != norm] == [*linear, "Linear"]
         assert kinds.count(norm) == 2 * batch_norm

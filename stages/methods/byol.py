@@ -17,11 +17,11 @@ from stages.training.momentum import follow, momentum_to_one
 def byol(task: Task) -> Method:
     """BYOL on any images."""
     section, recipe, n = task.section, task.section.byol, task.num_things(TWO_CROPS)
-    group = task.norm_group(n)
+    norm = task.norm(n)
     rows_of = crop_views(len(task.split), n, TWO_CROPS, task.seed)
-    head = byol_head(section.backbone.hidden_size, section.projection, group)
+    head = byol_head(section.backbone.hidden_size, section.projection, norm)
     online = ProjectedEncoder(task.encoder_in_parts(), head)
-    pair = MomentumPair(online, byol_head(section.projection.output_size, section.projection, group))
+    pair = MomentumPair(online, byol_head(section.projection.output_size, section.projection, norm))
     momentum = momentum_to_one(recipe.momentum, section.optimization.num_steps)
     return Method(
         labels_seen="none",
@@ -29,6 +29,6 @@ def byol(task: Task) -> Method:
         batches=view_batches(task, rows_of, recipe.augmentation, lambda *_: {}),
         network=pair,
         objective=ByolObjective(task.runtime.gather, task.runtime.rank),
-        share_multiple=task.share_multiple(n),
+        compares_images=True,
         attach=lambda optimizer: follow(pair.target, pair.online, optimizer, momentum),
     )

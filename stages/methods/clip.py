@@ -26,7 +26,7 @@ def clip(task: Task) -> Method:
         batches=view_batches(task, data.rows_of, recipe.augmentation, extras),
         network=model,
         objective=ClipObjective(task.runtime.gather),
-        share_multiple=1,
+        compares_images=True,
         attach=lambda optimizer: bound_scale(model.log_scale, optimizer),
         text=text,
     )

@@ -22,12 +22,12 @@ def contrastive(
         return {"keys": keys(rows)[positions.start : positions.stop]}
 
     batches = view_batches(task, rows_of, recipe.augmentation, extras, section.local_crops)
-    head = contrastive_head(section.backbone.hidden_size, section.projection, task.norm_group(n))
+    head = contrastive_head(section.backbone.hidden_size, section.projection, task.norm(n))
     return Method(
         labels_seen=labels_seen,
         recipe=recipe,
         batches=batches,
         network=ProjectedEncoder(task.encoder_in_parts(), head),
         objective=contrastive_objective(section.temperature, task.runtime.gather, task.runtime.rank),
-        share_multiple=task.share_multiple(n),
+        compares_images=True,
     )

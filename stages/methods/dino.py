@@ -25,7 +25,7 @@ def dino(task: Task) -> Method:
     section, recipe, n = task.section, task.section.dino, task.num_things(TWO_CROPS)
     num_steps = section.optimization.num_steps
     rows_of = crop_views(len(task.split), n, TWO_CROPS, task.seed)
-    head = DinoHead(section.backbone.hidden_size, recipe, task.norm_group(n))
+    head = DinoHead(section.backbone.hidden_size, recipe, task.norm(n))
     pair = MomentumPair(ProjectedEncoder(task.encoder_in_parts(), head), nn.Identity())
     pair.register_buffer("center", torch.zeros(recipe.num_prototypes, device=task.runtime.device))
 
@@ -45,7 +45,7 @@ def dino(task: Task) -> Method:
         ),
         network=pair,
         objective=DinoObjective(recipe, pair.get_buffer("center"), task.runtime.gather, task.runtime.rank),
-        share_multiple=task.share_multiple(n),
+        compares_images=True,
         attach=attach,
         teacher=teacher_of(pair),
     )

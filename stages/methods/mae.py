@@ -27,5 +27,5 @@ def mae(task: Task) -> Method:
         batches=view_batches(task, rows_of, recipe.augmentation, extras),
         network=MaskedAutoencoder(task.encoder, recipe),
         objective=MaeObjective(recipe.normalize_patches),
-        share_multiple=None,
+        compares_images=False,
     )

@@ -1,5 +1,6 @@
 """What a pretraining method is given, and what it consists of."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from transformers import CLIPTokenizer
 
 from stages.dataset.tensors import Split
 from stages.encoder_sections import PretrainEncoder, Recipe
-from stages.networks import vit
+from stages.networks import heads, vit
+from stages.networks.batchnorm import batch_norm_1d
 from stages.networks.in_parts import InParts
 from stages.networks.language import TextEncoder
 from stages.training.loop import Batches, Objective
@@ -39,13 +41,11 @@ class Task:
         """How many different things a batch shows (n), each in `num_views` views."""
         return self.section.optimization.batch_size // num_views
 
-    def norm_group(self, images_per_view: int) -> int | None:
-        """Images that share the statistics of a head's batch norms; None for the global batch."""
-        return images_per_view if self.section.projection.norm_over == "view" else None
-
-    def share_multiple(self, images_per_view: int) -> int:
-        """What a process's share must be a multiple of for the sake of these norms."""
-        return self.norm_group(images_per_view) or 1
+    def norm(self, images_per_view: int) -> heads.Norm:
+        """Makes a head's batch norms, over a view or over the global batch."""
+        batch_size = self.section.optimization.batch_size
+        group = images_per_view if self.section.projection.norm_over == "view" else batch_size
+        return functools.partial(batch_norm_1d, group=group, batch_size=batch_size)
 
     def encoder_in_parts(self) -> InParts:
         """The encoder for losses that compare a whole batch: it sees a micro-batch at a time."""
@@ -96,9 +96,10 @@ class Method:
     """What learns: the encoder under a head, with a target, a decoder or a text encoder where there is one."""
     objective: Objective
     """What it minimises."""
-    share_multiple: int | None
-    """A process's share of the batch is a multiple of it, and goes through the loss as a whole, since the loss compares
-    images. None where it does not: any micro-batches will do."""
+    compares_images: bool
+    """Whether the loss compares images, so that a process's share of the batch must go through it as a whole."""
+    share_multiple: int = 1
+    """What a process's share of the batch must be a multiple of."""
     attach: Callable[[torch.optim.Optimizer], None] = nothing_else
     """What each step of the optimizer also does."""
     teacher: vit.ViTEncoder | None = None

@@ -19,13 +19,13 @@ PROJECTOR_LAYERS, PREDICTOR_LAYERS = 3, 2
 def mocov3(task: Task) -> Method:
     """MoCo v3 on any images."""
     section, recipe, n = task.section, task.section.mocov3, task.num_things(TWO_CROPS)
-    group, sizes = task.norm_group(n), section.projection
+    norm, sizes = task.norm(n), section.projection
     if recipe.freeze_patch_embedding:
         task.encoder.network.embeddings.patch_embeddings.requires_grad_(False)
     rows_of = crop_views(len(task.split), n, TWO_CROPS, task.seed)
-    head = mocov3_head(section.backbone.hidden_size, PROJECTOR_LAYERS, sizes, group)
+    head = mocov3_head(section.backbone.hidden_size, PROJECTOR_LAYERS, sizes, norm)
     online = ProjectedEncoder(task.encoder_in_parts(), head)
-    pair = MomentumPair(online, mocov3_head(sizes.output_size, PREDICTOR_LAYERS, sizes, group))
+    pair = MomentumPair(online, mocov3_head(sizes.output_size, PREDICTOR_LAYERS, sizes, norm))
     momentum = momentum_to_one(recipe.momentum, section.optimization.num_steps)
     return Method(
         labels_seen="none",
@@ -33,6 +33,6 @@ def mocov3(task: Task) -> Method:
         batches=view_batches(task, rows_of, recipe.augmentation, lambda *_: {}),
         network=pair,
         objective=MocoV3Objective(recipe.temperature, task.runtime.gather, task.runtime.rank),
-        share_multiple=task.share_multiple(n),
+        compares_images=True,
         attach=lambda optimizer: follow(pair.target, pair.online, optimizer, momentum),
     )

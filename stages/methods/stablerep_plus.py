@@ -4,8 +4,6 @@ Views: StableRep's, and their n captions. Loss: w1 * StableRep's + w2 * (L_i2t +
 caption among all of the batch, and each caption its m images, uniformly. Settings: StableRep's and `language`.
 """
 
-import math
-
 import torch
 
 from stages.dataset.multiview import keys_of
@@ -25,7 +23,7 @@ def stablerep_plus(task: Task) -> Method:
     def extras(step: int, positions: range, rows: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"keys": keys(rows)[positions.start : positions.stop], **data.texts_of(positions, rows)}
 
-    head = contrastive_head(section.backbone.hidden_size, section.projection, task.norm_group(n))
+    head = contrastive_head(section.backbone.hidden_size, section.projection, task.norm(n))
     model, text = image_text_model(task, data.tokenizer, head)
     runtime = task.runtime
     return Method(
@@ -36,8 +34,8 @@ def stablerep_plus(task: Task) -> Method:
         objective=StableRepPlusObjective(
             settings.image_weight, settings.text_weight, section.temperature, runtime.gather, runtime.rank
         ),
-        # Whole views for the head's norms, and a whole number of captions for the texts.
-        share_multiple=math.lcm(task.share_multiple(n), m),
+        compares_images=True,
+        share_multiple=m,  # and so a process takes a whole number of captions
         attach=lambda optimizer: bound_scale(model.log_scale, optimizer),
         text=text,
     )

@@ -27,5 +27,5 @@ def supervised(task: Task) -> Method:
         batches=view_batches(task, rows_of, recipe.augmentation, extras),
         network=nn.Sequential(task.encoder, head),
         objective=cross_entropy(recipe.label_smoothing),
-        share_multiple=None,
+        compares_images=False,
     )

@@ -75,36 +75,56 @@ class GroupBatchNorm2d(_GroupBatchNorm):
     """For feature maps (B, C, H, W); equals `nn.BatchNorm2d` where the group is the batch."""
 
 
-class GlobalBatchNorm1d(_GroupBatchNorm):
-    """For features (B, C): statistics over the global batch, those of all processes together (SyncBN).
+class SharedBatchNorm1d(_GroupBatchNorm):
+    """For features (B, C) whose groups lie on several processes: statistics over each group of the global batch.
 
-    torch's SyncBatchNorm has no CPU path. Every process must call it with as many images.
+    As SyncBatchNorm, which has no CPU path, but for groups. Every process must call it with as many rows.
     """
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__(num_features, group=1)
-
-    def _normalize(self, inputs: torch.Tensor) -> torch.Tensor:
-        count = len(inputs) * (distributed.get_world_size() if _is_shared() else 1)
-        precise = inputs.to(torch.promote_types(inputs.dtype, torch.float32))  # autocast may have left bfloat16
-        mean = _sum_over_processes(precise.sum(0)) / count
-        centred = precise - mean
-        variance = _sum_over_processes(centred.square().sum(0)) / count
-        statistics = torch.stack([mean, variance * count / (count - 1)])
-        self._pending.append(statistics.detach().to(self.running_mean.dtype))
-        return (centred * (variance + EPSILON).rsqrt() * self.weight + self.bias).to(inputs.dtype)
+    def __init__(self, num_features: int, group: int, batch_size: int) -> None:
+        """Takes a global batch size of which every process has an equal share, in the order of ranks."""
+        super().__init__(num_features, group)
+        self.batch_size = batch_size
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Normalises (B, C) per channel: in training over the global batch, otherwise by running statistics."""
-        return self._normalize(inputs) if self.training else super().forward(inputs)
+        """Normalises (k * share, C), k global batches of which this process has its share, one after another.
+
+        Raises:
+            RuntimeError: in evaluation, as for the other norms.
+        """
+        if not self.training:
+            return super().forward(inputs)
+        share = self.batch_size // distributed.get_world_size()
+        rows = torch.arange(len(inputs), device=inputs.device)
+        places = rows // share * self.batch_size + distributed.get_rank() * share + rows % share
+        groups = places // self.group
+        num_groups = len(inputs) // share * self.batch_size // self.group
+        precise = inputs.to(torch.promote_types(inputs.dtype, torch.float32))  # autocast may have left bfloat16
+        means = self._mean(precise, groups, num_groups)
+        centred = precise - means[groups]
+        variances = self._mean(centred.square(), groups, num_groups)
+        unbiased = variances * self.group / (self.group - 1)
+        self._pending += torch.stack([means, unbiased], 1).detach().to(self.running_mean.dtype).unbind()
+        return (centred * (variances + EPSILON).rsqrt()[groups] * self.weight + self.bias).to(inputs.dtype)
+
+    def _mean(self, values: torch.Tensor, groups: torch.Tensor, num_groups: int) -> torch.Tensor:
+        """Means (num_groups, C) over all processes."""
+        totals = values.new_zeros(num_groups, values.shape[1]).index_add(0, groups, values)
+        mean: torch.Tensor = _Sum.apply(totals) / self.group
+        return mean
 
 
-def _sum_over_processes(tensor: torch.Tensor) -> torch.Tensor:
-    """The sum of all processes' tensors, on each; its backward pass sums their gradients."""
-    return _Sum.apply(tensor) if _is_shared() else tensor
+def batch_norm_1d(num_features: int, group: int, batch_size: int) -> GroupBatchNorm1d | SharedBatchNorm1d:
+    """Batch norm of features (B, num_features) over groups of a global batch, wherever these lie."""
+    share = batch_size // (distributed.get_world_size() if _is_shared() else 1)
+    if share % group:
+        return SharedBatchNorm1d(num_features, group, batch_size)
+    return GroupBatchNorm1d(num_features, group)
 
 
 class _Sum(torch.autograd.Function):
+    """The sum of all processes' tensors, on each; its backward pass sums their gradients."""
+
     @staticmethod
     def forward(ctx: FunctionCtx, tensor: torch.Tensor) -> torch.Tensor:
         total = tensor.clone()

@@ -2,55 +2,52 @@
 
 Batch norms take their statistics per view, as the published codes do by passing one view at a time, or over the global
 batch. That and results that don't depend on the number of processes are why these are not `lightly`'s heads, which
-hold `nn.BatchNorm1d`. `norm_group` is the number of images of a view, or None for the global batch.
+hold `nn.BatchNorm1d`. `norm` makes a batch norm of so many features.
 """
 
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from stages.encoder_sections import Dino, Projection
-from stages.networks.batchnorm import GlobalBatchNorm1d, GroupBatchNorm1d
+
+Norm = Callable[[int], nn.Module]
 
 
-def batch_norm(num_features: int, norm_group: int | None) -> GroupBatchNorm1d | GlobalBatchNorm1d:
-    """Batch norm of features (B, num_features)."""
-    return GlobalBatchNorm1d(num_features) if norm_group is None else GroupBatchNorm1d(num_features, norm_group)
-
-
-def contrastive_head(width: int, settings: Projection, norm_group: int | None) -> nn.Sequential:
+def contrastive_head(width: int, settings: Projection, norm: Norm) -> nn.Sequential:
     """StableRep's `image_mlp`: Linear-BN-ReLU-Linear-BN-ReLU-Linear, biases everywhere, no norm after the last."""
     hidden = settings.hidden_size
     return nn.Sequential(
         nn.Linear(width, hidden),
-        batch_norm(hidden, norm_group),
+        norm(hidden),
         nn.ReLU(inplace=True),
         nn.Linear(hidden, hidden),
-        batch_norm(hidden, norm_group),
+        norm(hidden),
         nn.ReLU(inplace=True),
         nn.Linear(hidden, settings.output_size),
     )
 
 
-def byol_head(width: int, settings: Projection, norm_group: int | None) -> nn.Sequential:
+def byol_head(width: int, settings: Projection, norm: Norm) -> nn.Sequential:
     """BYOL's projector, and with `width` = output_size its predictor: Linear-BN-ReLU-Linear (section 3.3)."""
     hidden = settings.hidden_size
     return nn.Sequential(
         nn.Linear(width, hidden),
-        batch_norm(hidden, norm_group),
+        norm(hidden),
         nn.ReLU(inplace=True),
         nn.Linear(hidden, settings.output_size),
     )
 
 
-def mocov3_head(width: int, num_layers: int, settings: Projection, norm_group: int | None) -> nn.Sequential:
+def mocov3_head(width: int, num_layers: int, settings: Projection, norm: Norm) -> nn.Sequential:
     """MoCo v3's projector (three layers) and predictor (two): every layer has BN, no biases, the last no ReLU."""
     sizes = [width, *[settings.hidden_size] * (num_layers - 1), settings.output_size]
     modules: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
-        modules += [nn.Linear(inputs, outputs, bias=False), batch_norm(outputs, norm_group), nn.ReLU()]
+        modules += [nn.Linear(inputs, outputs, bias=False), norm(outputs), nn.ReLU()]
     return nn.Sequential(*modules[:-1])
 
 
@@ -60,10 +57,10 @@ class DinoHead(nn.Module):
     The last is the weight-normalised layer of the release with its norms held at 1.
     """
 
-    def __init__(self, width: int, settings: Dino, norm_group: int | None) -> None:
+    def __init__(self, width: int, settings: Dino, norm: Norm) -> None:
         super().__init__()
         hidden = settings.hidden_size
-        norms = [batch_norm(hidden, norm_group) for _ in range(2)] if settings.batch_norm else []
+        norms = [norm(hidden) for _ in range(2)] if settings.batch_norm else []
         first, second = norms or (nn.Identity(), nn.Identity())
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),

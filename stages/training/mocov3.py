@@ -1,11 +1,10 @@
 """MoCo v3 (Chen, Xie and He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021)."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from stages.training.blockwise import ANCHORS_AT_A_TIME, matching_loss
 from stages.training.contrastive import Gather
-from stages.training.momentum import other_view
 
 
 def mocov3_loss(queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, temperature: float) -> torch.Tensor:
@@ -19,12 +18,14 @@ def mocov3_loss(queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tens
         positions: int64 (B,), where the queries' images stand among the N.
         temperature: tau.
     """
-    count = len(keys)
-    logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
-    view = torch.arange(count, device=keys.device) >= count // 2
-    same_view = view[positions, None] == view[None, :]
-    logits = logits.masked_fill(same_view, torch.finfo(logits.dtype).min)
-    return 2 * 2 * temperature * F.cross_entropy(logits, other_view(positions, count))
+    num_images = len(keys) // 2
+    images = torch.arange(num_images, device=keys.device)
+    losses = []
+    for view, others in enumerate(keys.chunk(2)[::-1]):
+        # A query of the other view matches none of `others` and so adds nothing to this direction.
+        own = torch.where(positions // num_images == view, positions % num_images, -1)
+        losses.append(matching_loss(queries, own, others, images, 1 / temperature, ANCHORS_AT_A_TIME))
+    return 2 * 2 * temperature * torch.stack(losses).sum()
 
 
 class MocoV3Objective:
