@@ -18,6 +18,7 @@ repro: set-up  # run the stages that changed, side by side, and print the result
 
 # OPTIONS adds to it: make cifake OPTIONS='-S dataset_path=/data/archive.zip -S guidance=8'
 cifake: set-up  # the published study (docs/cifake.md), as an experiment of DVC's; needs a CUDA GPU
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "make cifake: no CUDA GPU here; docs/cifake.md has the command for a CPU")'
 	$(BIN)/dvc exp run -S profile=cifake -S 'sources=[real,fake,synthetic,mixed]' -S 'vit_inits=[random,stablerep-synthetic,hub]' -S 'detectors=[fake,synthetic]' $(OPTIONS)
 	$(BIN)/python -m tools.show_results
 

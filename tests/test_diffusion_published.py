@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from PIL import Image, JpegImagePlugin
 from safetensors.torch import load_file
 
@@ -19,6 +20,7 @@ from stages import build_generator, config, fetch_data, generate_synthetic, writ
 from stages.artifacts import BadInput, read_json, read_manifest
 from stages.dataset import codec, shards
 from stages.diffusion import published
+from stages.diffusion.attention import choose_attention
 from stages.diffusion.captions import Caption, read_captions
 from stages.diffusion.plan import Shot, image_seed
 from stages.diffusion.sampler import Sampler, open_pipeline
@@ -258,3 +260,15 @@ def test_generator_path_is_held_to_the_profile(tmp_path, monkeypatch):
     Path("profiles/tiny.yaml").write_text(yaml.safe_dump(profile))
     with pytest.raises(BadInput, match="generator_path: names a folder, but profile tiny trains its generator"):
         config.check(study.model_copy(update={"generator_path": "mine"}), config.load_profile("tiny"))
+
+
+@pytest.mark.parametrize(("side", "fused"), [(8, False), (64, True)])
+def test_attention_is_fused_at_stable_diffusion_s_size(side, fused):
+    """Plain attention over 64 x 64 latents would hold a matrix of 4,096 x 4,096 for each head and image."""
+    blocks = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    small = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 2}
+    unet = UNet2DConditionModel(sample_size=side, cross_attention_dim=8, **blocks, **small)
+    choose_attention(unet)
+    assert {type(processor) for processor in unet.attn_processors.values()} == {
+        AttnProcessor2_0 if fused else AttnProcessor
+    }
