@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from stages import config, evaluate, evaluate_vit, pretrain_encoder, probe_encoder, summarize
 from stages.artifacts import BadInput, digest, feature_cache, read_manifest, write_manifest
@@ -206,6 +207,24 @@ def test_an_encoder_with_texts_is_judged_by_them_and_one_without_is_not(study):
     with pytest.raises(BadInput, match=r"clap\.txt: not there.*names one of clip, digits"):
         probe_encoder.main(["language"])
     change(study, "probe_encoder", zero_shot={"templates": "digits"}, precision="bfloat16")
+
+
+def test_texts_find_the_images_that_were_planted_beside_them(study):
+    """The projection takes each class's mean train image to where its sentences are; test images follow."""
+    folder = study / "models" / "encoder" / "planted"
+    shutil.copytree(study / "models" / "encoder" / "random", folder)
+    tokenizer, network, _ = make_text_side(folder, width=16)
+    train, encoder = load_split(study / "data" / "real", "train"), vit.load_encoder(folder)
+    with torch.no_grad():
+        features = encoder(normalize(train.images))
+        means = torch.stack([features[train.labels == label].mean(0) for label in range(3)])
+        texts = [network(**tokenizer([f"one {name}"], return_tensors="pt")).text_embeds[0] for name in CLASSES]
+    directions = torch.nn.functional.normalize(torch.stack(texts) - torch.stack(texts).mean(0))
+    weight = torch.linalg.pinv(means.double()) @ directions.double()
+    save_file({"weight": weight.T.float().contiguous()}, folder / "visual_projection.safetensors")
+    write_manifest(folder, **{**read_manifest(study / "models" / "encoder" / "random"), "zero_shot": True})
+    probe_encoder.main(["planted"])
+    assert facts(study, "probe_encoder/planted")["zero_shot_top1"] > 0.7
 
 
 def test_transfer_sets_are_judged_each_for_itself(study):
