@@ -22,6 +22,7 @@ from dvc.api import DVCFileSystem
 
 from stages import config
 from stages.evaluation.intervals import Interval, gap_interval, scope, top1_interval
+from tools.encoder_study import PREFIX
 from tools.experiments import Correct, correct_of, resampling_of, shown
 
 mpl.use("svg")
@@ -53,7 +54,8 @@ def collect() -> tuple[dict[float, dict[int, Correct]], dict[float, dict[int, fl
     synthetic: dict[float, dict[int, Correct]] = defaultdict(dict)
     val: dict[float, dict[int, float]] = defaultdict(dict)
     real: dict[int, Correct] = {}
-    rows: list[dict[str, Any]] = [row for row in dvc.api.exp_show() if row["Experiment"]]
+    named = [row for row in dvc.api.exp_show() if row["Experiment"]]
+    rows: list[dict[str, Any]] = [row for row in named if not row["Experiment"].startswith(PREFIX)]  # which train no CNN
     for row in rows:
         files = DVCFileSystem(rev=row["rev"])
         guidance, seed = float(row["guidance"]), int(row["seed"])
