@@ -208,12 +208,14 @@ class PretrainEncoder(Section):
     """A rival on two crops of each image."""
     dino: Dino
     """A rival on two crops of each image."""
+    stablerep_plus: Recipe
+    """StableRep+, which learns texts as well, at rates that StableRep alone can exceed."""
     clip: Recipe
     """The rival on images and their captions, one image of each caption in a batch."""
     supervised: Supervised
     """The control that sees labels; each image once, at equal image views."""
     language: Language
-    """The text encoder of StableRep+ and CLIP; StableRep+'s images are trained as StableRep's."""
+    """The text encoder of StableRep+ and CLIP."""
     ema_momentum: Share | None
     """Keep a moving average of the encoder, by this momentum at the first step and 1 at the last; null: the last."""
     local_crops: LocalCrops | None

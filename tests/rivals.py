@@ -63,8 +63,8 @@ SECTION = PretrainEncoder(
         warmup_steps=1, weight_decay=0.1, beta2=0.95, clip_norm=None, evaluate_every_steps=1, precision="float32",
     ),
     augmentation=PLAIN.model_copy(update={"crop_scale_min": 0.3, "jitter": 0.8, "brightness": 0.4}),
-    simclr=Recipe(**RECIPE), mae=MAE, byol=BYOL, mocov3=MOCOV3, dino=DINO, clip=Recipe(**RECIPE),
-    supervised=Supervised(**RECIPE, label_smoothing=0.1), language=LANGUAGE,
+    simclr=Recipe(**RECIPE), stablerep_plus=Recipe(**RECIPE), clip=Recipe(**RECIPE), mae=MAE, byol=BYOL, mocov3=MOCOV3,
+    dino=DINO, supervised=Supervised(**RECIPE, label_smoothing=0.1), language=LANGUAGE,
     ema_momentum=None, local_crops=None, downsample=None,
 )  # fmt: skip
 WORDS = ("one", "some", "this", "the", "that")

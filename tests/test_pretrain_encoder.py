@@ -111,7 +111,7 @@ def test_what_an_encoder_reads_follows_from_its_name(inside):
 def test_language_methods_leave_what_zero_shot_classification_needs(inside, name):
     """Trained long enough on bars whose place is the class that the captions' features name it."""
     rates = {"learning_rate": 5e-3, "weight_decay": 0.0}
-    change(inside, "pretrain_encoder", clip=rates, optimization={"num_steps": 40, **rates})
+    change(inside, "pretrain_encoder", clip=rates, stablerep_plus=rates, optimization={"num_steps": 40})
     main([name])
     folder = inside / "models/encoder" / name
     assert manifest(name)["zero_shot"] is True

@@ -53,7 +53,7 @@ class Task:
 
     @property
     def shared_recipe(self) -> Recipe:
-        """The learning rate, weight decay and augmentation of StableRep, StableRep+ and SupCon."""
+        """The learning rate, weight decay and augmentation of StableRep and SupCon."""
         o = self.section.optimization
         return Recipe(
             learning_rate=o.learning_rate,

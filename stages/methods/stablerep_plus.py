@@ -1,7 +1,8 @@
 """StableRep+ (arXiv 2306.00984, section 3.3; `--add_language` of the release): StableRep with the captions' text.
 
 Views: StableRep's, and their n captions. Loss: w1 * StableRep's + w2 * (L_i2t + L_t2i) / 2, where each image finds its
-caption among all of the batch, and each caption its m images, uniformly. Settings: StableRep's and `language`.
+caption among all of the batch, and each caption its m images, uniformly. Settings: `stablerep_plus`, `language`, and
+StableRep's `images_per_caption`, `positive_key`, `temperature`, `projection`.
 """
 
 import torch
@@ -17,7 +18,7 @@ from stages.training.language import StableRepPlusObjective, bound_scale
 def stablerep_plus(task: Task) -> Method:
     """StableRep+ on images that have captions."""
     section, m = task.section, task.section.images_per_caption
-    n, data, settings, recipe = task.num_things(m), captioned(task, m), section.language, task.shared_recipe
+    n, data, settings, recipe = task.num_things(m), captioned(task, m), section.language, section.stablerep_plus
     keys = keys_of(task.split, section.positive_key, m)
 
     def extras(step: int, positions: range, rows: torch.Tensor) -> dict[str, torch.Tensor]:
