@@ -55,7 +55,7 @@ def collect() -> tuple[dict[float, dict[int, Correct]], dict[float, dict[int, fl
     val: dict[float, dict[int, float]] = defaultdict(dict)
     real: dict[int, Correct] = {}
     named = [row for row in dvc.api.exp_show() if row["Experiment"]]
-    rows: list[dict[str, Any]] = [row for row in named if not row["Experiment"].startswith(PREFIX)]  # which train no CNN
+    rows: list[dict[str, Any]] = [row for row in named if not row["Experiment"].startswith(PREFIX)]
     for row in rows:
         files = DVCFileSystem(rev=row["rev"])
         guidance, seed = float(row["guidance"]), int(row["seed"])
