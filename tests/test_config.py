@@ -101,6 +101,12 @@ def test_mistakes_in_params(settings, change, words):
         ("prompts", lambda s: s.update(glossary="../words.tsv"), ["prompts.glossary", "../words.tsv"]),
         ("prompts", lambda s: s.update(mode="fil"), [": prompts: ", "'from_templates', 'from_file'"]),
         ("pretrain_encoder", lambda s: s.update(images_per_caption=1), ["images_per_caption"]),
+        (
+            "probe_encoder",
+            lambda s: s["transfer"].update(log10_lambda_min=6),
+            ["transfer: ", "swap them"],
+        ),
+        ("probe_encoder", lambda s: s["zero_shot"].update(templates="../x"), ["zero_shot.templates", "../x"]),
         ("mix_sources", lambda s: s.update(real_fraction=2), [": mix_sources.real_fraction: ", "2"]),
         ("mix_sources", lambda s: s.pop("real_fraction"), [": mix_sources.real_fraction: ", "required"]),
         (
