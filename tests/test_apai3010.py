@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import numpy as np
 import pytest
@@ -104,3 +105,11 @@ def test_a_run_that_is_there_is_not_done_again(archive, monkeypatch, capsys):
     capsys.readouterr()
     apai3010.main()
     assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_the_page_names_tests_that_are_there():
+    page = (ROOT / "docs" / "apai3010.md").read_text()
+    named = re.findall(r"`(tests/\w+\.py)(?:::(\w+))?`", page)
+    assert len(named) >= 30
+    for file, name in named:
+        assert re.search(rf"^def {name or 'test_.*'}\(", (ROOT / file).read_text(), re.MULTILINE), f"{file}::{name}"
