@@ -1,4 +1,4 @@
-"""The typed sections of the stage that makes encoders; like `sections`, without default or formula."""
+"""The typed sections of the stages that make encoders; like `sections`, without default or formula."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,10 +10,8 @@ from stages.sections import (
     NonNegative,
     Optimization,
     Positive,
-    Precision,
     Rate,
     Section,
-    Seed,
     Share,
 )
 
