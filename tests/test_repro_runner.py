@@ -139,8 +139,10 @@ def test_each_of_the_stages_side_by_side_has_a_gpu_of_its_own(
 @pytest.mark.dvc
 def test_ctrl_c_takes_the_running_stages_down(repository: Path) -> None:
     (repository / "dvc.yaml").write_text("stages: {long: {cmd: 'echo $$ > pid; exec sleep 300', outs: [out]}}\n")
+    # As from a terminal: what starts the tests in the background has them ignore Ctrl-C.
+    command = ["env", "--default-signal=INT", sys.executable, str(RUNNER)]
     with subprocess.Popen(
-        [sys.executable, str(RUNNER)], cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as runner:
         pid = repository / "pid"
         deadline = time.monotonic() + 60
