@@ -2,9 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
-import os
-import socket
 import sys
 from pathlib import Path
 
@@ -34,6 +31,7 @@ from stages.networks import vit
 from stages.pretrain_encoder import method_of, pretrain
 from stages.sections import Augmentation, Codec, Optimization
 from stages.training.runtime import open_runtime
+from tests.two_processes import run_in_two
 
 PLAIN = Augmentation(
     crop_scale_min=1, translate=0, rotate_degrees=0, flip=0, jitter=0, brightness=0, contrast=0, saturation=0, hue=0,
@@ -167,11 +165,8 @@ def train(case, source, runtime, state, stop_at=None, double=False):
     return Trained(weights, [row["loss"] for row in history], gradients)
 
 
-def share(rank, port, folder):
+def share(rank, folder):
     """One of two processes."""
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
     runtime = open_runtime(0)
     for case in SHARED:
         torch.manual_seed(0)
@@ -179,14 +174,8 @@ def share(rank, port, folder):
         state.mkdir(exist_ok=True)
         torch.save(vars(train(case, folder / "source", runtime, state, double=True)), folder / f"{case} {rank}.pt")
     runtime.barrier()
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        PORT = free.getsockname()[1]
     # Forked before anything ran, so that torch and transformers are imported once.
-    torch.multiprocessing.start_processes(
-        functools.partial(share, port=PORT, folder=Path(sys.argv[1])), nprocs=2, start_method="fork"
-    )
+    run_in_two(share, Path(sys.argv[1]), start_method="fork")

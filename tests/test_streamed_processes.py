@@ -1,8 +1,5 @@
 """Two gloo processes over one streamed split: each reads the rows of its own share of every batch, and no others."""
 
-import os
-import socket
-
 import numpy as np
 import pytest
 import torch
@@ -19,6 +16,7 @@ from stages.training.optimizer import adamw, parameter_groups
 from stages.training.prefetch import ReadAhead, read_ahead
 from stages.training.runtime import open_runtime
 from stages.training.schedule import warmup_cosine
+from tests.two_processes import run_in_two
 
 COUNT, STEPS, BATCH = 40, 3, 8
 
@@ -56,25 +54,13 @@ def learn(folder, micro_batch_size):
     torch.save(kept, folder / f"{runtime.rank}-of-{runtime.num_processes}.pt")
 
 
-def child(rank, port, folder):
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
+def child(rank, folder):
     learn(folder, 2)
-    torch.distributed.destroy_process_group()
 
 
 def test_a_process_decodes_its_own_rows_alone(tmp_path, monkeypatch):
     write_shards(tmp_path, "train", (Row(encoded(i), f"{i}.png", i % 3) for i in range(COUNT)), "abc")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(child, (port, tmp_path), nprocs=2)
+    run_in_two(child, tmp_path)
     monkeypatch.setattr(tensors, "MEMORY_BYTES", tensors.MEMORY_BYTES)  # `learn` sets it
     learn(tmp_path, BATCH)
     alone, *both = (torch.load(tmp_path / f"{name}.pt") for name in ("0-of-1", "0-of-2", "1-of-2"))

@@ -1,8 +1,6 @@
 """The contrastive loss against published values, slow references, and itself on two processes."""
 
 import math
-import os
-import socket
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stages.training.contrastive import contrastive_objective, multi_positive_loss, with_local_crops
+from tests.two_processes import run_in_two
 
 EYE = [[1, 0], [0, 1], [1, 0], [0, 1]]
 SIX = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0.6, 0.8, 0, 0], [0, 0.6, 0.8, 0], [0.8, 0, 0.6, 0]]
@@ -151,11 +150,8 @@ def example():
     return network, {"images": images, "keys": torch.arange(6).repeat(4)}
 
 
-def share(rank, port, folder):
+def share(rank, folder):
     """One of two processes: its half of the batch, through the project's runtime."""
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
     from stages.training.runtime import open_runtime
 
     runtime = open_runtime(0)
@@ -165,16 +161,12 @@ def share(rank, port, folder):
     values = contrastive_objective(0.1, runtime.gather, runtime.rank)(prepared, mine)
     values["loss"].backward()
     result = {name: runtime.mean(value) for name, value in values.items()}
-    torch.save([result, [p.grad for p in network.parameters()]], f"{folder}/{rank}.pt")
+    torch.save([result, [p.grad for p in network.parameters()]], folder / f"{rank}.pt")
     runtime.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_have_the_gradient_of_one(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(share, (port, str(tmp_path)), nprocs=2)
+    run_in_two(share, tmp_path)
 
     network, batch = example()
     values = contrastive_objective(0.1, alone, 0)(network, batch)

@@ -1,8 +1,5 @@
 """Two gloo processes learn what one does, in float64."""
 
-import os
-import socket
-
 import pytest
 import torch
 from torch import nn
@@ -15,6 +12,7 @@ from stages.training.objectives import cross_entropy
 from stages.training.optimizer import adamw, parameter_groups
 from stages.training.runtime import open_runtime
 from stages.training.schedule import warmup_cosine
+from tests.two_processes import run_in_two
 
 STEPS, BATCH, GROUP = 6, 16, 4
 
@@ -57,27 +55,15 @@ def learn(folder, micro_batch_size):
     gather(folder)
 
 
-def child(rank, port, folder):
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
+def child(rank, folder):
     learn(folder, GROUP)
-    torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """What one process and two leave behind: one takes whole batches, two take theirs in two micro-batches each."""
     folder, alone = tmp_path_factory.mktemp("two"), tmp_path_factory.mktemp("one")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(child, (port, folder), nprocs=2)
+    run_in_two(child, folder)
     learn(alone, BATCH)
     for file in alone.glob("*.pt"):
         file.rename(folder / file.name)
