@@ -13,6 +13,7 @@ from stages.sections import (
     Rate,
     Section,
     Share,
+    Transformer,
 )
 
 
@@ -124,15 +125,9 @@ class Supervised(Recipe):
     """Of the cross-entropy."""
 
 
-class Language(Section):
+class Language(Transformer):
     """The text encoder of StableRep+ and CLIP."""
 
-    hidden_size: Count
-    """Width."""
-    num_layers: Count
-    """Transformer layers."""
-    num_heads: Count
-    """Attention heads."""
     context_length: Annotated[int, Field(ge=3)]
     """Longest text in tokens, start and end among them; what is longer is cut off."""
     projection_size: Count
@@ -141,13 +136,6 @@ class Language(Section):
     """Of StableRep+'s loss between images (w1)."""
     text_weight: Positive
     """Of its loss between images and texts (w2)."""
-
-    @model_validator(mode="after")
-    def whole_heads(self) -> Self:
-        """Heads share the width."""
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}; make it so")
-        return self
 
 
 class LocalCrops(Section):

@@ -5,7 +5,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.sections import Count, HubModel, NonNegative, Optimization, Positive, Precision, Section, Seed, Share
+from stages.sections import (
+    Count,
+    HubModel,
+    NonNegative,
+    Optimization,
+    Positive,
+    Precision,
+    Section,
+    Seed,
+    Share,
+    Transformer,
+)
 
 Channels = Annotated[int, Field(ge=8, multiple_of=8)]
 Words = Annotated[list[str], Field(min_length=1)]
@@ -107,22 +118,11 @@ class Autoencoder(Section):
     """Its training."""
 
 
-class TextEncoder(Section):
-    """The CLIP text encoder of the small latent diffusion model, trained with the denoiser."""
+class TextEncoder(Transformer):
+    """The CLIP text encoder of the small latent diffusion model, trained with the denoiser.
 
-    hidden_size: Count
-    """Width, also the cross-attention dimension of the UNet."""
-    num_layers: Count
-    """Transformer layers."""
-    num_heads: Count
-    """Attention heads."""
-
-    @model_validator(mode="after")
-    def whole_heads(self) -> Self:
-        """Heads share the width."""
-        if self.hidden_size % self.num_heads:
-            raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}; make it so")
-        return self
+    Its width is also the cross-attention dimension of the UNet.
+    """
 
 
 class Denoiser(Section):

@@ -126,6 +126,24 @@ class Optimization(Section):
         return self
 
 
+class Transformer(Section):
+    """The size of a transformer; those that read texts are described by it and more."""
+
+    hidden_size: Count
+    """Width."""
+    num_layers: Count
+    """Transformer layers."""
+    num_heads: Count
+    """Attention heads."""
+
+    @model_validator(mode="after")
+    def whole_heads(self) -> Self:
+        """Heads share the width."""
+        if self.hidden_size % self.num_heads:
+            raise ValueError(f"num_heads: {self.num_heads} does not divide hidden_size {self.hidden_size}; make it so")
+        return self
+
+
 class Augmentation(Section):
     """Random augmentation, drawn per global sample index."""
 
