@@ -78,7 +78,7 @@ def read_set(name: str, archive: Path, section: FetchData) -> dict[str, Labelled
             tests = {"test real": cut.test, "test fake": cut.fake_test}
         place.parent.mkdir(parents=True, exist_ok=True)
         torch.save({key: decoded(examples) for key, examples in (parts | tests).items()}, place)
-    images: dict[str, Labelled] = torch.load(place)
+    images: dict[str, Labelled] = torch.load(place, weights_only=True)
     return images
 
 
