@@ -9,10 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tools.repro import Pipeline, Runner
+
 RUNNER = Path(__file__).parent.parent / "tools" / "repro.py"
 
 # left and right each wait for a sign of the other, so they end well only if they run at the same time. wide stands
-# after both: nothing may run beside it, although late could.
+# after both: nothing may be started beside it, although what stands after the same two could. (late could have been
+# started before it, and so may see its sign.)
 PIPELINE = """
 stages:
   first:
@@ -36,8 +39,12 @@ stages:
     cmd: cat wide > last; echo "said by last"
     deps: [wide]
     outs: [last]
+  next:
+    cmd: test ! -e wide.sign && cat left right > next
+    deps: [left, right]
+    outs: [next]
   late:
-    cmd: test ! -e wide.sign && cat right > late
+    cmd: cat right > late
     deps: [right]
     outs: [late]
 """
@@ -75,7 +82,7 @@ def repository(tmp_path: Path) -> Path:
 def test_stages_run_side_by_side_in_order_and_only_when_stale(repository: Path) -> None:
     run = repro(repository)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert set(started(run)) == {"first", "left", "right", "wide", "last", "late"}
+    assert set(started(run)) == {"first", "left", "right", "wide", "last", "next", "late"}
     assert started(run)[0] == "first"
     assert started(run).index("wide") < started(run).index("last")
     assert (repository / "last").read_text() == "abc\n4\n"
@@ -85,13 +92,13 @@ def test_stages_run_side_by_side_in_order_and_only_when_stale(repository: Path) 
     again = repro(repository)
     assert again.returncode == 0
     assert started(again) == []
-    assert again.stdout == "All 6 stages are up to date.\n"
+    assert again.stdout == "All 7 stages are up to date.\n"
 
     # Same length: right is run again and comes out the same, so late, which reads nothing else, is not even started.
     (repository / "source").write_text("xyz\n")
     edited = repro(repository)
     assert edited.returncode == 0, edited.stdout + edited.stderr
-    assert set(started(edited)) == {"first", "left", "right", "wide", "last"}
+    assert set(started(edited)) == {"first", "left", "right", "wide", "last", "next"}
     assert (repository / "last").read_text() == "xyz\n4\n"
 
     # What ran before comes back from DVC's run cache.
@@ -101,6 +108,16 @@ def test_stages_run_side_by_side_in_order_and_only_when_stale(repository: Path) 
     assert repro(repository).returncode == 0
     assert not (repository / "left.sign").exists()
     assert (repository / "last").read_text() == "abc\n4\n"
+
+
+def test_nothing_is_started_beside_a_stage_that_spreads() -> None:
+    runner = Runner(Pipeline({"wide": set(), "next": set()}, {"wide", "next"}, {"wide"}), [None, None])
+    free: list[str | None] = [None, None]
+    assert len(runner.take("wide", free, set())) == 2
+    assert not free
+    assert runner.take("next", [None], {"wide"}) == []
+    assert runner.take("next", [None], {"late"}) == [None]
+    assert runner.take("wide", [None], {"late"}) == [None], "it starts on the first slot that is free"
 
 
 @pytest.mark.dvc
