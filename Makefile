@@ -12,8 +12,9 @@ unexport PYTHONHOME PYTHONPATH
 
 .PHONY: repro cifake test lint set-up image lock
 
+# OPTIONS changes settings first: make repro OPTIONS='-S profile=cifake-cpu -S dataset_path=/data/archive.zip'
 repro: set-up  # run the stages that changed, side by side, and print the result table
-	$(BIN)/python tools/repro.py
+	$(BIN)/python tools/repro.py $(OPTIONS)
 	$(BIN)/python -m tools.show_results
 
 # OPTIONS adds to it: make cifake OPTIONS='-S dataset_path=/data/archive.zip -S guidance=8'

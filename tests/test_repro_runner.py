@@ -1,5 +1,6 @@
 """tools/repro.py on a small repository of shell stages: order, side by side, failure, second run, interruption."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from tools.repro import Pipeline, Runner
 
@@ -56,10 +58,9 @@ def dvc(folder: Path, *args: str) -> str:
     ).stdout
 
 
-def repro(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(RUNNER), "--jobs", "2"], cwd=folder, capture_output=True, text=True, timeout=400
-    )
+def repro(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(RUNNER), "--jobs", "2", *options]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400)
 
 
 def is_running(pid: int) -> bool:
@@ -184,3 +185,22 @@ def test_a_broken_pipeline_file_is_named(repository: Path) -> None:
     assert run.returncode != 0
     assert "stages -> a -> dep, line 1" in run.stdout + run.stderr
     assert "Traceback" not in run.stdout + run.stderr
+
+
+@pytest.mark.dvc
+def test_settings_are_changed_first_and_a_wrong_one_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("guidance: 2\nsources: [real]\n")
+    stage = {"cmd": "cat params.yaml > seen", "params": ["guidance", "sources"], "outs": ["seen"]}
+    (tmp_path / "dvc.yaml").write_text(json.dumps({"stages": {"only": stage}}))
+    dvc(tmp_path, "init", "--no-scm", "-q")
+
+    wrong = repro(tmp_path, "-S", "gidance=8")
+    assert wrong.returncode == 2
+    assert len(wrong.stderr.splitlines()) == 1
+    assert "gidance" in wrong.stderr
+    assert not (tmp_path / "seen").exists()
+    assert (tmp_path / "params.yaml").read_text() == "guidance: 2\nsources: [real]\n"
+
+    assert repro(tmp_path, "-S", "guidance=8", "-S", "sources=[real,fake]").returncode == 0
+    assert yaml.safe_load((tmp_path / "seen").read_text()) == {"guidance": 8, "sources": ["real", "fake"]}
+    assert started(repro(tmp_path)) == []

@@ -1,12 +1,12 @@
 """Runs the stages that changed side by side: `dvc repro -s STAGE` each, in the order of DVC's own graph.
 
-    python tools/repro.py [--jobs N]
+    python tools/repro.py [--jobs N] [-S KEY=VALUE]
 
 Same results and same dvc.lock as plain `dvc repro`, which runs one stage at a time. A stage computes on one CPU core
 or one GPU, so there is one slot per core, or per GPU if there are any. On a CPU a stage with `meta: {slots: all}` in
 dvc.yaml spreads over all cores itself: it starts on the first free one and nothing is started beside it. Among the
 stages that could start, the one with the longest way to the end goes first, by the seconds in `runs/*.json` where an
-earlier run left them.
+earlier run left them. -S writes to params.yaml first, as `dvc exp run -S` does, but makes no experiment.
 """
 
 import argparse
@@ -28,6 +28,8 @@ from pathlib import Path
 
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.utils.cli_parse import to_path_overrides
+from dvc.utils.hydra import apply_overrides
 from dvc.utils.serialize import load_yaml
 
 # What DVC says after every stage; once a study would be enough.
@@ -199,10 +201,20 @@ def main() -> int:
     """Runs the study; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, help="stages at a time (default: one per GPU, else one per core)")
-    jobs = parser.parse_args().jobs
+    parser.add_argument(
+        "-S", dest="changes", action="append", default=[], metavar="KEY=VALUE", help="as of dvc exp run"
+    )
+    options = parser.parse_args()
     slots = find_slots()
-    if jobs is not None:
-        slots = (slots * max(1, jobs))[: max(1, jobs)]
+    if options.jobs is not None:
+        slots = (slots * max(1, options.jobs))[: max(1, options.jobs)]
+    try:
+        for path, changes in to_path_overrides(options.changes).items():
+            apply_overrides(path, changes)
+    except DvcException as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        print(f"ERROR: -S {' '.join(options.changes)}: {reason}", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         pipeline = read_pipeline()
