@@ -14,7 +14,6 @@ earlier start holds and what still waits, so the same lines go on where they wer
 import argparse
 import base64
 import json
-import os
 import re
 import subprocess
 import sys
@@ -265,7 +264,3 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except (DvcException, subprocess.CalledProcessError) as error:
         sys.exit(f"ERROR: {error}")
-    # Threads that DVC's file systems leave can abort the interpreter while it ends, after all is written.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

@@ -1,9 +1,9 @@
 """What the tables of a study read from DVC's experiments, and how they word it."""
 
-import io
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from dvc.api import DVCFileSystem
 from numpy.typing import NDArray
@@ -17,7 +17,10 @@ Correct = NDArray[np.bool_]
 
 def correct_of(files: DVCFileSystem, predictions: str) -> Correct:
     """Whether a classifier was right, per test image, from its predictions in a revision."""
-    table: Any = pq.read_table(io.BytesIO(files.read_bytes(f"{predictions}/test.parquet")))
+    content = files.read_bytes(f"{predictions}/test.parquet")
+    # On this thread and from a buffer: Arrow's own threads may still hold a Python file while the interpreter ends,
+    # which aborts it (apache/arrow#33975).
+    table: Any = pq.read_table(pa.BufferReader(content), use_threads=False)
     logits = np.stack(table["logits"].to_numpy())
     right: Correct = logits.argmax(1) == table["label"].to_numpy()
     return right

@@ -12,8 +12,8 @@ beneath it: how well the real arm's CNN recognizes the synthetic images, and how
 import json
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dvc.api
 import matplotlib as mpl
@@ -34,13 +34,18 @@ AUDITED = ("recognizability", "precision", "recall", "coverage")
 """The figures of the audit that are shares, and so share an axis."""
 
 
+def sweep() -> Iterator[tuple[float, int, DVCFileSystem]]:
+    """Guidance, seed and files of each experiment of the sweep; those of the study of encoders judge no CNN."""
+    for row in dvc.api.exp_show():
+        if row["Experiment"] and not row["Experiment"].startswith(PREFIX):
+            yield float(row["guidance"]), int(row["seed"]), DVCFileSystem(rev=row["rev"])
+
+
 def collect_audits() -> dict[float, list[Audit]]:
     """The audits of each guidance, one per seed of the CNN that judged."""
     audits: dict[float, list[Audit]] = defaultdict(list)
-    for row in dvc.api.exp_show():
-        if row["Experiment"]:
-            content = DVCFileSystem(rev=row["rev"]).read_text("metrics/audit_synthetic.json")
-            audits[float(row["guidance"])].append(json.loads(content))
+    for guidance, _, files in sweep():
+        audits[guidance].append(json.loads(files.read_text("metrics/audit_synthetic.json")))
     return dict(sorted(audits.items()))
 
 
@@ -54,11 +59,7 @@ def collect() -> tuple[dict[float, dict[int, Correct]], dict[float, dict[int, fl
     synthetic: dict[float, dict[int, Correct]] = defaultdict(dict)
     val: dict[float, dict[int, float]] = defaultdict(dict)
     real: dict[int, Correct] = {}
-    named = [row for row in dvc.api.exp_show() if row["Experiment"]]
-    rows: list[dict[str, Any]] = [row for row in named if not row["Experiment"].startswith(PREFIX)]
-    for row in rows:
-        files = DVCFileSystem(rev=row["rev"])
-        guidance, seed = float(row["guidance"]), int(row["seed"])
+    for guidance, seed, files in sweep():
         synthetic[guidance][seed] = correct_of(files, "predictions/cnn/synthetic")
         val[guidance][seed] = json.loads(files.read_text("metrics/train_cnn/synthetic.json"))["real_val_top1"]
         real[seed] = correct_of(files, "predictions/cnn/real")
