@@ -191,6 +191,9 @@ def test_a_cell_is_queued_run_and_collected_for_real(tmp_path):
     assert "encoders-tiny-w1-s0: waits" in run(folder, *queue)
     run(folder, "dvc", "exp", "run", "--run-all")
     assert "encoders-tiny-w2-s0:" in run(folder, *queue)  # the first is an experiment now
+    assert "encoders-tiny-unguided-s0: supcon-real, simclr-real" in run(folder, *queue[:-2])
+    rest = run(folder, *queue[:4], "fakes", *queue[5:-2])  # what stands on real images waits already
+    assert "encoders-tiny-unguided-s0-2: supcon-fake, simclr-fake, mae-fake\n" in rest
     run(folder, "dvc", "queue", "remove", "--all")
     assert "2 cells, 2 of them new" in run(folder, "python", "-m", "tools.encoder_study", "collect")
     assert "2 cells, 0 of them new" in run(folder, "python", "-m", "tools.encoder_study", "collect")

@@ -19,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -176,18 +177,25 @@ def was_made(lock: dict[str, Any], cell: Cell) -> bool:
     return cell.guidance is None or (images and generate["params"]["params.yaml"]["guidance"] == cell.guidance)
 
 
-def results_of(experiment: str, revision: str) -> Iterator[tuple[Cell, Result]]:
+def meant_by(experiment: str, files: DVCFileSystem) -> Iterator[Cell]:
     """The cells that an experiment was queued for; the commit that it started from may hold others, of other code."""
-    files = DVCFileSystem(rev=revision)
-    study, lock = (parse_yaml(files.read_text(name), name) for name in ("params.yaml", "dvc.lock"))
+    study = parse_yaml(files.read_text("params.yaml"), "params.yaml")
     for name, encoder in study["encoders"].items():
         guidance = float(study["guidance"]) if encoder["source"] == "synthetic" else None
         cell = Cell(study["profile"], encoder["method"], encoder["source"], guidance, int(study["seed"]))
-        meant = f"{experiment}-".startswith(f"{cell.experiment}-") and cell.encoder == name
-        if meant and was_made(lock, cell):
-            facts = json.loads(files.read_text(f"metrics/probe_encoder/{name}.json"))
-            test = _hash(lock["stages"][f"probe_encoder@{name}"], "deps", "data/test")
-            correct = correct_of(files, f"predictions/probe/{name}")
+        if f"{experiment}-".startswith(f"{cell.experiment}-") and cell.encoder == name:
+            yield cell
+
+
+def results_of(experiment: str, revision: str) -> Iterator[tuple[Cell, Result]]:
+    """What a finished experiment found of the cells that it was queued for."""
+    files = DVCFileSystem(rev=revision)
+    lock = parse_yaml(files.read_text("dvc.lock"), "dvc.lock")
+    for cell in meant_by(experiment, files):
+        if was_made(lock, cell):
+            facts = json.loads(files.read_text(f"metrics/probe_encoder/{cell.encoder}.json"))
+            test = _hash(lock["stages"][f"probe_encoder@{cell.encoder}"], "deps", "data/test")
+            correct = correct_of(files, f"predictions/probe/{cell.encoder}")
             yield cell, Result(facts["labels_seen"], facts["val_top1"], correct, str(test))
 
 
@@ -198,21 +206,24 @@ def queue(cells: list[Cell], settings: list[str], limit: int | None) -> None:
     """Queues one experiment for each group of cells of which nothing is known yet, `limit` of them at the most."""
     repository = Repo()
     tasks = repository.experiments.celery_queue
-    waiting = {entry.name for entry in (*tasks.iter_queued(), *tasks.iter_active())}
+    entries = [entry for entry in (*tasks.iter_queued(), *tasks.iter_active()) if entry.name]
+    waiting = {cell for entry in entries for cell in meant_by(entry.name, DVCFileSystem(rev=entry.stash_rev))}
+    taken = {*experiments(), *(entry.name for entry in entries)}
     done = {*read_results(), *(cell for made in experiments().items() for cell, _ in results_of(*made))}
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell not in done:
             groups.setdefault(cell.experiment, []).append(cell)
-    for name, group in list(groups.items())[:limit]:
-        if name in waiting:
-            print(f"{name}: waits in the queue already")
+    for experiment, group in list(groups.items())[:limit]:
+        left = [cell for cell in group if cell not in waiting]
+        if not left:
+            print(f"{experiment}: waits in the queue already")
             continue
-        if name in experiments():  # an earlier one, for other cells
-            name += f"-{len(experiments())}"
-        command = command_of(group, settings)
+        further = (f"{experiment}-{number}" for number in count(2))  # beside earlier ones, which have other cells
+        name = next(name for name in chain([experiment], further) if name not in taken)
+        command = command_of(left, settings)
         subprocess.run([sys.executable, "-m", *command, "--queue", "--name", name, "--quiet"], check=True)
-        print(f"{name}: {', '.join(cell.encoder for cell in group)}")
+        print(f"{name}: {', '.join(cell.encoder for cell in left)}")
     print(f"{len(groups)} experiments are not done; `dvc exp run --run-all` runs what waits")
 
 
