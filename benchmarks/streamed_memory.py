@@ -36,8 +36,10 @@ stage.main(sys.argv[2:])
 own = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]  # ru_maxrss has the parent's in it
 print(max(int(own), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
 """
-LEFT_OUT = {"check_settings", "fetch_backbone", "summarize"}
-"""Stages that read no image. Of the others, arms and encoders that repeat what another does are left out as well."""
+LEFT_OUT = {"check_settings", "fetch_backbone", "summarize", "probe_encoder random"}
+"""Stages that read no image, and an encoder that repeats what another does."""
+WITH_ARMS = {"train_cnn", "evaluate", "finetune_vit", "evaluate_vit"}
+"""Stages of which one arm is enough."""
 
 
 def draw(folder: Path, count: int) -> None:
@@ -84,7 +86,7 @@ def measure(count: int) -> dict[str, float]:
         for command, _ in commands(folder):
             started = time.monotonic()
             name = " ".join(command).removeprefix("stages.")
-            if name in LEFT_OUT or "synthetic" in command or name == "probe_encoder random":
+            if name in LEFT_OUT or (name.split()[0] in WITH_ARMS and "synthetic" in command):
                 continue
             peaks[name] = peak_mib(folder, command)
             print(f"{count:6} {name:44} {peaks[name]:6.0f} MiB, {time.monotonic() - started:5.1f} s", flush=True)

@@ -35,6 +35,7 @@ NO_LOCAL_DATASET = PROFILES / "no_local_dataset"
 NO_TRANSFER_SETS = PROFILES / "no_transfer_sets"
 TEMPLATES = PROFILES / "templates"
 NO_LOCAL_GENERATOR = PROFILES / "no_local_generator"
+NO_INCEPTION = PROFILES / "no_inception"
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9+-]*$")]
 Source = Literal["real", "fake", "synthetic", "mixed"]
@@ -84,6 +85,8 @@ class Study(Section):
     """A folder with a `class/image` tree per data set that encoders are also judged on."""
     generator_path: Annotated[str, Field(min_length=1)]
     """A Stable Diffusion folder of the user's, a dependency of `build_generator`; it goes before what is fetched."""
+    inception_path: Annotated[str, Field(min_length=1)]
+    """A file of the user's with the weights of FID's Inception, which `audit_synthetic` then takes FID with."""
     seed: Seed
     """Of initial weights, batch order and augmentation; generator and generation have `data_seed`s of their own."""
     guidance: Annotated[float, Field(ge=1, le=100)]

@@ -1,21 +1,28 @@
 """`audit_synthetic` on a tiny study whose CNN was never trained."""
 
+import hashlib
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from stages import audit_synthetic
 from stages.artifacts import BadInput, digest
+from stages.config import load_profile
 from stages.dataset.augment import normalize
 from stages.dataset.shards import read_class_names, read_rows, write_shards
 from stages.dataset.tensors import load_split
+from stages.evaluation.set_quality import draw_equally
 from stages.networks import cnn
 from stages.sections import Cnn
+from stages.training.runtime import open_runtime
 from tests.tiny import CLASSES
 from tests.tiny_arms import SIZE, change, make_study, rows
+from tests.tiny_inception import save_inception
 
 NETWORK = Cnn(name="apai3010", width=8, norm_group=6)
 SMALL = ("diversity", "vendi", "vendi_per_class", "frechet_distance", "recognizability", "precision", "coverage")
@@ -36,6 +43,25 @@ def study(tmp_path, monkeypatch):
 def audit(study):
     audit_synthetic.main([])
     return json.loads((study / "metrics" / "audit_synthetic.json").read_text())
+
+
+def test_fid_is_torchmetrics_and_taken_only_with_weights(study):
+    weights = save_inception(study / "inception.pth")
+    assert "fid" not in audit(study)["synthetic"]
+    params = yaml.safe_load((study / "params.yaml").read_text())
+    (study / "params.yaml").write_text(yaml.safe_dump({**params, "inception_path": "inception.pth"}))
+    change(study, "audit_synthetic", images_per_class=2)
+    found = audit(study)
+    assert found["inception_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+    splits = audit_synthetic.load_splits()
+    judge = audit_synthetic.judge_of(splits["real"], load_profile("tiny").audit_synthetic, open_runtime(0))
+    chosen = draw_equally({name: judge(split) for name, split in splits.items()}, len(CLASSES), 2, 0)
+    for name in ("synthetic", "real_test"):
+        metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(weights), antialias=False)
+        metric.update(splits["real"].images[chosen["real"]], real=True)
+        metric.update(splits[name].images[chosen[name]], real=False)
+        assert found[name]["fid"] == pytest.approx(metric.compute().item(), rel=1e-3)
 
 
 def put(study, origin, split, place, name):
