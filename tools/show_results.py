@@ -79,9 +79,11 @@ def detection(detectors: list[str]) -> str:
 def verdict(network: str, headline: str, facts: Facts) -> str:
     """The headline arm against the real one, in a line."""
     points = [100 * value for value in (facts["gap"], facts["gap_interval"]["low"], facts["gap_interval"]["high"])]
+    probability = facts["mcnemar_p_holm"]
+    worded = f"p = {probability:.2g}" if probability else "p < 1e-300"  # less than a float can say
     return (
         f"- {network}: {headline} against real {points[0]:+.1f} points ({points[1]:+.1f} to {points[2]:+.1f}), "
-        f"McNemar p = {facts['mcnemar_p_holm']:.2g} after Holm; of {facts['scope']}"
+        f"McNemar {worded} after Holm; of {facts['scope']}"
     )
 
 
