@@ -45,7 +45,7 @@ TRAIN, COMPARED = "real", ("synthetic", "real_test")
 PLACES = {"real": ("real", "train"), "synthetic": ("synthetic", "train"), "real_test": ("test", "test")}
 PAIRS_SHOWN = 16
 INCEPTION_BATCH = 50
-"""Images per pass at 299 pixels, about 1 GiB; no figure depends on it."""
+"""Images per pass, at 299 pixels each whatever they were; no figure depends on it."""
 
 
 def main(argv: list[str]) -> dict[str, Any]:
