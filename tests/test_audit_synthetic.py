@@ -46,10 +46,10 @@ def audit(study):
 
 
 def test_fid_is_torchmetrics_and_taken_only_with_weights(study):
-    weights = save_inception(study / "inception.pth")
+    weights = save_inception(study / "inception.safetensors")
     assert "fid" not in audit(study)["synthetic"]
     params = yaml.safe_load((study / "params.yaml").read_text())
-    (study / "params.yaml").write_text(yaml.safe_dump({**params, "inception_path": "inception.pth"}))
+    (study / "params.yaml").write_text(yaml.safe_dump({**params, "inception_path": "inception.safetensors"}))
     change(study, "audit_synthetic", images_per_class=2)
     found = audit(study)
     assert found["inception_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -58,7 +58,9 @@ def test_fid_is_torchmetrics_and_taken_only_with_weights(study):
     judge = audit_synthetic.judge_of(splits["real"], load_profile("tiny").audit_synthetic, open_runtime(0))
     chosen = draw_equally({name: judge(split) for name, split in splits.items()}, len(CLASSES), 2, 0)
     for name in ("synthetic", "real_test"):
-        metric = FrechetInceptionDistance(2048, feature_extractor_weights_path=str(weights), antialias=False)
+        metric = FrechetInceptionDistance(
+            2048, feature_extractor_weights_path=str(weights.with_suffix(".pth")), antialias=False
+        )
         metric.update(splits["real"].images[chosen["real"]], real=True)
         metric.update(splits[name].images[chosen[name]], real=False)
         assert found[name]["fid"] == pytest.approx(metric.compute().item(), rel=1e-3)

@@ -2,16 +2,17 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from stages.artifacts import BadInput
 
 FEATURES = "2048"
 """The layer that FID is taken in: the average-pooled one, of as many features."""
-PUBLISHED = "torch-fidelity's weights-inception-2015-12-05-6726825d.pth"
+ADVICE = "name torch-fidelity's weights-inception-2015-12-05-6726825d.pth as safetensors (docs/settings.md converts it)"
 
 
 class Inception(nn.Module):
@@ -35,22 +36,21 @@ def load(path: Path) -> Inception:
     """Loads weights, without gradients.
 
     Raises:
-        BadInput: no such file, not a file of tensors alone, or not this network's.
+        BadInput: no such file, not safetensors, or not this network's.
     """
     # Here, since few studies have the weights and importing it takes a second.
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     if not path.is_file():
-        raise BadInput(f"inception_path: {path} is no file; name {PUBLISHED}")
+        raise BadInput(f"inception_path: {path} is no file; {ADVICE}")
     try:
-        state: dict[str, Any] = torch.load(path, weights_only=True)
         # torch-fidelity unpickles whatever it is given, so what it gets is written here.
         checked = io.BytesIO()
-        torch.save(state, checked)
+        torch.save(load_file(path), checked)
         checked.seek(0)
         return Inception(FeatureExtractorInceptionV3("inception", [FEATURES], feature_extractor_weights_path=checked))
-    except Exception as error:  # torch says by whatever came up that it can't read a file, and torch-fidelity too
+    except (SafetensorError, RuntimeError) as error:  # not readable, not this network's
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"inception_path: {path} does not hold the weights of FID's Inception ({reason}); name {PUBLISHED}"
+            f"inception_path: {path} does not hold the weights of FID's Inception ({reason}); {ADVICE}"
         ) from None
