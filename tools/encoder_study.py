@@ -208,8 +208,9 @@ def queue(cells: list[Cell], settings: list[str], limit: int | None) -> None:
     tasks = repository.experiments.celery_queue
     entries = [entry for entry in (*tasks.iter_queued(), *tasks.iter_active()) if entry.name]
     waiting = {cell for entry in entries for cell in meant_by(entry.name, DVCFileSystem(rev=entry.stash_rev))}
-    taken = {*experiments(), *(entry.name for entry in entries)}
-    done = {*read_results(), *(cell for made in experiments().items() for cell, _ in results_of(*made))}
+    finished = experiments()
+    taken = {*finished, *(entry.name for entry in entries)}
+    done = {*read_results(), *(cell for made in finished.items() for cell, _ in results_of(*made))}
     groups: dict[str, list[Cell]] = {}
     for cell in cells:
         if cell not in done:
