@@ -51,6 +51,8 @@ from stages.sections import Codec
 from stages.training.runtime import Runtime, compute_dtype, open_runtime
 
 SAMPLES_PER_CLASS = 10
+COMPARED_AT_MOST = 4096
+"""Images of each kind whose nearest real one is looked for: the quantiles need no more, and memory stays flat."""
 SUFFIXES = {"png": "png", "jpeg": "jpg"}
 Made = Mapping[str, tuple[rounds.Result, list[Shot]]]
 """For each split what was made, and which of it belongs there."""
@@ -191,17 +193,17 @@ def distances(queries: torch.Tensor, reference: Images) -> dict[str, float]:
 def facts(made: Made, real: Split, val: Split, synthetic: Mapping[str, Split], device: torch.device) -> dict[str, Any]:
     """What `metrics/generate_synthetic.json` tells.
 
-    As many synthetic as real validation images are compared with the real training images: if the generator only
-    repeated those, its images would lie nearer to them than new real images do.
+    As many synthetic as real validation images, up to `COMPARED_AT_MOST`, are compared with the real training images:
+    if the generator only repeated those, its images would lie nearer to them than new real images do.
     """
     images = {}
     for name, split in synthetic.items():
         counts = split.labels.bincount(minlength=len(split.class_names)).tolist()
         images[name] = {"total": len(split), "per_class": dict(zip(split.class_names, counts, strict=True))}
-    train = synthetic["train"]
+    number = min(len(val), COMPARED_AT_MOST)
     compared = {
-        "synthetic": thumbnails(train.images.to(device), evenly(torch.arange(len(train)), len(val))),
-        "val": thumbnails(val.images.to(device)),
+        name: thumbnails(split.images.to(device), evenly(torch.arange(len(split)), number))
+        for name, split in (("synthetic", synthetic["train"]), ("val", val))
     }
     reference = real.images.to(device)
     reasons = Counter(rejected_of(made).values())

@@ -12,14 +12,12 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from stages import audit_synthetic
 from stages.artifacts import BadInput, digest
-from stages.config import load_profile
 from stages.dataset.augment import normalize
 from stages.dataset.shards import read_class_names, read_rows, write_shards
 from stages.dataset.tensors import load_split
 from stages.evaluation.set_quality import draw_equally
 from stages.networks import cnn
 from stages.sections import Cnn
-from stages.training.runtime import open_runtime
 from tests.tiny import CLASSES
 from tests.tiny_arms import SIZE, change, make_study, rows
 from tests.tiny_inception import save_inception
@@ -55,8 +53,7 @@ def test_fid_is_torchmetrics_and_taken_only_with_weights(study):
     assert found["inception_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
 
     splits = audit_synthetic.load_splits()
-    judge = audit_synthetic.judge_of(splits["real"], load_profile("tiny").audit_synthetic, open_runtime(0))
-    chosen = draw_equally({name: judge(split) for name, split in splits.items()}, len(CLASSES), 2, 0)
+    chosen = draw_equally({name: split.labels for name, split in splits.items()}, len(CLASSES), 2, 0)
     for name in ("synthetic", "real_test"):
         metric = FrechetInceptionDistance(
             2048, feature_extractor_weights_path=str(weights.with_suffix(".pth")), antialias=False

@@ -92,6 +92,21 @@ def test_only_images_of_one_class_are_near():
     assert 0.5 < pair.rmse < 1
 
 
+def test_neighbours_are_the_same_however_few_are_decoded_at_a_time(monkeypatch):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    pixels[7] = pixels[2]  # of two equally near ones the first counts
+    nudged = np.clip(pixels[[2, 8, 0, 5]].astype(int) + rng.integers(-9, 10, (4, 8, 8, 3)), 0, 255).astype(np.uint8)
+    train, test = ([example(each) for each in part] for part in (pixels, nudged))
+    wanted = [(train[j], test[i]) for i, j in enumerate((2, 8, 0, 5))]
+    apart = slow_nearest(pixels.reshape(9, -1), nudged.reshape(4, -1), 15)
+    for at_a_time in (2000, 2, 1):
+        monkeypatch.setattr(audit, "_DECODED", at_a_time)
+        found = audit.near_duplicates(train, test, 15)
+        assert [(pair.first, pair.second) for pair in found] == wanted
+        assert np.allclose([pair.rmse for pair in found], [distance for _, _, distance in apart])
+
+
 def test_large_images_are_compared_small():
     big = noise(0, 64)
     faint = big.copy()

@@ -69,12 +69,12 @@ def test_the_nearest_and_how_far_it_is(monkeypatch):
     queries, reference = draw(30), draw(50, seed=1)
     queries[4] = reference[17]
     monkeypatch.setattr(module, "ROWS_AT_A_TIME", 7)
-    apart, where = nearest(queries, reference)
+    apart, where = nearest(queries, torch.split(reference, 11))
     expected = pairwise_distances(queries.double().numpy(), reference.double().numpy())
     np.testing.assert_allclose(apart, expected.min(1), atol=1e-7)
     np.testing.assert_array_equal(where, expected.argmin(1))
     assert (apart[4], where[4]) == (0, 17)
-    assert nearest(torch.zeros(1, 2), torch.ones(3, 2))[1].tolist() == [0]
+    assert nearest(torch.zeros(1, 2), [torch.ones(3, 2), torch.ones(1, 2)])[1].tolist() == [0]
 
 
 def test_distances_are_exact_where_the_product_formula_is_not():

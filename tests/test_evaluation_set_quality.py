@@ -5,24 +5,43 @@ import torch
 from stages.artifacts import BadInput
 from stages.evaluation.frechet import frechet_distance
 from stages.evaluation.prdc import nearest, prdc
-from stages.evaluation.set_quality import Judged, compare, diversity, draw_equally, per_class_rows, recognizability
+from stages.evaluation.set_quality import (
+    Classified,
+    Drawn,
+    Embedded,
+    compare,
+    diversity,
+    draw_equally,
+    per_class_rows,
+    recognizability,
+)
 from stages.evaluation.vendi import vendi_score
 
 
-def judged(*counts, seed=0, dimensions=4):
-    """Features around another place for each class; every third image is taken for class 0."""
-    rng = np.random.default_rng(seed)
-    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    features = rng.normal(size=(len(labels), dimensions)) + 3 * labels[:, None]
-    predicted = np.where(np.arange(len(labels)) % 3 == 0, 0, labels)
-    return Judged(*(torch.from_numpy(values) for values in (features.astype(np.float32), predicted, labels)))
+def labelled(*counts, seed=0):
+    """So many images of each class, in any order."""
+    return torch.from_numpy(np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts)))
+
+
+def embedded(*counts, seed=0):
+    """Features around another place for each class."""
+    labels = labelled(*counts, seed=seed)
+    return Embedded(
+        torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(seed)) + 3 * labels[:, None], labels
+    )
+
+
+def classified(*counts, seed=0):
+    """Every third image is taken for class 0."""
+    labels = labelled(*counts, seed=seed)
+    return Classified(torch.where(torch.arange(len(labels)) % 3 == 0, 0, labels), labels)
 
 
 def test_every_set_gives_as_many_of_a_class():
-    sets = {"a": judged(30, 9, 12), "b": judged(14, 30, 30, seed=1)}
+    sets = {"a": labelled(30, 9, 12), "b": labelled(14, 30, 30, seed=1)}
     drawn = draw_equally(sets, 3, 10, seed=0)
     for name, positions in drawn.items():
-        assert sets[name].labels[positions].bincount().tolist() == [10, 9, 10]
+        assert sets[name][positions].bincount().tolist() == [10, 9, 10]
         assert len(set(positions.tolist())) == len(positions)
     again, other = draw_equally(sets, 3, 10, seed=0), draw_equally(sets, 3, 10, seed=1)
     assert all(torch.equal(drawn[name], again[name]) for name in sets)
@@ -30,24 +49,35 @@ def test_every_set_gives_as_many_of_a_class():
 
 
 def test_more_images_per_class_keep_those_of_fewer():
-    sets = {"a": judged(30, 30)}
+    sets = {"a": labelled(30, 30)}
     few, many = (set(draw_equally(sets, 2, count, seed=0)["a"].tolist()) for count in (5, 20))
     assert few < many
 
 
 def test_recognizability_is_accuracy_and_diversity_leaves_classes_apart():
-    own = judged(30, 20)
-    assert recognizability(own) == pytest.approx((own.predicted == own.labels).double().mean().item())
+    taken, own = classified(30, 20), embedded(30, 20)
+    assert recognizability(taken) == pytest.approx((taken.predicted == taken.labels).double().mean().item())
+    assert 0 < recognizability(taken) < recognizability(taken.of_class(0)) == 1
     expected = np.mean([own.features[own.labels == c].numpy().std(axis=0).mean() for c in (0, 1)])
     assert diversity(own) == pytest.approx(expected, rel=1e-5)
-    moved = Judged(own.features + 100 * own.labels[:, None], own.predicted, own.labels)
+    moved = Embedded(own.features + 100 * own.labels[:, None], own.labels)
     assert diversity(moved) == pytest.approx(diversity(own), rel=1e-4)
-    assert diversity(own[torch.tensor([0])]) == 0
+    assert diversity(Embedded(own.features[:1], own.labels[:1])) == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50])
+def test_what_was_drawn_is_kept_of_what_passes(batch_size):
+    features = torch.arange(100.0).view(50, 2)
+    rows = torch.tensor([49, 0, 13, 14, 6, 7])
+    drawn = Drawn(rows)
+    passed = list(drawn.passing(features.split(batch_size)))
+    assert torch.equal(torch.cat(passed), features)
+    assert torch.equal(drawn.features(), features[rows])
 
 
 def test_the_figures_of_a_set_are_those_of_its_features():
-    reference, candidates, train = judged(20, 20), judged(20, 20, seed=1), judged(50, 50, seed=2)
-    near, _ = nearest(candidates.features, train.features)
+    reference, candidates, train = embedded(20, 20), embedded(20, 20, seed=1), embedded(50, 50, seed=2)
+    near, _ = nearest(candidates.features, [train.features])
     found = compare(reference, candidates, near, 5)
     for key, value in prdc(reference.features, candidates.features, 5).items():
         assert found[key] == value
@@ -61,18 +91,17 @@ def test_the_figures_of_a_set_are_those_of_its_features():
 
 
 def test_too_many_neighbours_are_bad_input():
-    few = judged(3, 2)
+    few = embedded(3, 2)
     with pytest.raises(BadInput, match=r"audit_synthetic.num_neighbors: 5 neighbours need more than 5 images a set"):
         compare(few, few, torch.zeros(5), 5)
 
 
 def test_the_table_has_every_sets_figures_per_class():
-    whole = {"synthetic": judged(30, 20), "real_test": judged(15, 25, seed=1)}
-    parts = {name: own[draw_equally(whole, 2, 10, 0)[name]] for name, own in whole.items()}
+    whole = {"synthetic": classified(30, 20), "real_test": classified(15, 25, seed=1)}
+    parts = {"synthetic": embedded(10, 10), "real_test": embedded(10, 10, seed=1)}
     rows = per_class_rows(whole, parts, ("cat", "dog"))
     assert [row["class"] for row in rows] == ["cat", "dog"]
-    own = whole["real_test"]
-    assert rows[1]["real_test_recognizability"] == recognizability(own[own.labels == 1])
+    assert rows[1]["real_test_recognizability"] == recognizability(whole["real_test"].of_class(1))
     part = parts["synthetic"]
     assert rows[0]["synthetic_vendi"] == vendi_score(part.features[part.labels == 0])
     assert np.mean([row["synthetic_diversity"] for row in rows]) == pytest.approx(diversity(part))

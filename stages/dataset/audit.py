@@ -21,6 +21,8 @@ from stages.dataset.examples import Example
 COMPARED_SIDE = 32
 """Near-duplicates are looked for at this many pixels a side, or the image's own if it has fewer."""
 _BLOCK = 1000
+_DECODED = 2000
+"""Images of each side that are in memory at a time as pixels."""
 _SCALE, _GAP, _PAIRS_SHOWN = 3, 6, 8
 
 
@@ -100,10 +102,19 @@ def near_duplicates(train: Sequence[Example], test: Sequence[Example], rmse: flo
     for label in sorted({example.label for example in test}):
         known = [example for example in train if example.label == label]
         asked = [example for example in test if example.label == label]
-        if known:
-            found = nearest_below(_pixels(known), _pixels(asked), rmse)
-            pairs += [Pair(known[j], asked[i], distance) for i, j, distance in found]
+        for start in range(0, len(asked), _DECODED):
+            pairs += _nearest_pairs(known, asked[start : start + _DECODED], rmse)
     return pairs
+
+
+def _nearest_pairs(known: Sequence[Example], asked: Sequence[Example], rmse: float) -> list[Pair]:
+    """Each asked image with its nearest known one, of equals the first, if they differ by less than `rmse`."""
+    pixels, best = _pixels(asked), dict[int, tuple[float, int]]()
+    for first in range(0, len(known), _DECODED):
+        for i, j, distance in nearest_below(_pixels(known[first : first + _DECODED]), pixels, rmse):
+            found = (distance, first + j)
+            best[i] = min(best.get(i, found), found)
+    return [Pair(known[j], asked[i], distance) for i, (distance, j) in sorted(best.items())]
 
 
 def nearest_below(train: NDArray[np.uint8], test: NDArray[np.uint8], rmse: float) -> list[tuple[int, int, float]]:

@@ -12,7 +12,7 @@ EMPTY = ""
 HEADER = ("caption_id", "split", "label", "caption")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Caption:
     """One text that images are made from."""
 

@@ -12,7 +12,7 @@ from stages.artifacts import BadInput
 from stages.diffusion.captions import Caption
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Shot:
     """One image to make."""
 

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
-QUERIES_AT_A_TIME, PAIRS_AT_A_TIME = 1024, 2**23
-"""Bound memory at 100 MB, however many train images there are; change nothing else."""
+QUERIES_AT_A_TIME, PAIRS_AT_A_TIME = 1024, 2**21
+"""Bound memory at 25 MB, up to two million train images; change nothing else."""
 
 
 def class_votes(

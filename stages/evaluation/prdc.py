@@ -6,6 +6,8 @@ differences, never the cheaper |a|^2 + |b|^2 - 2ab, so that a copy lies at dista
 both sets: compare sets of one size.
 """
 
+from collections.abc import Iterable
+
 import torch
 
 ROWS_AT_A_TIME = 1024
@@ -62,20 +64,26 @@ def radii(points: torch.Tensor, num_neighbors: int) -> torch.Tensor:
     return torch.cat(blocks)
 
 
-def nearest(queries: torch.Tensor, reference: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each query's (M, D) nearest point of the reference (N, D), of equals the first.
+def nearest(queries: torch.Tensor, reference: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each query's nearest point of the reference, of equals the first.
+
+    Args:
+        queries: (M, D).
+        reference: blocks (B, D) of the points, in order; no more than one is in memory at a time.
 
     Returns:
-        Its distance, float64 (M,), and its position, int64 (M,).
+        Its distance, float64 (M,), and its position among all points, int64 (M,).
     """
     apart = torch.full((len(queries),), torch.inf, dtype=torch.float64, device=queries.device)
     position = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
-    for first in range(0, len(reference), ROWS_AT_A_TIME):
+    first = 0
+    for block in reference:
         for start in range(0, len(queries), ROWS_AT_A_TIME):
             mine = slice(start, start + ROWS_AT_A_TIME)
-            found = distances(queries[mine], reference[first : first + ROWS_AT_A_TIME]).min(1)
+            found = distances(queries[mine], block).min(1)
             position[mine] = torch.where(found.values < apart[mine], first + found.indices, position[mine])
             apart[mine] = torch.minimum(apart[mine], found.values)
+        first += len(block)
     return apart, position
 
 

@@ -3,7 +3,7 @@
 Each figure is meant to stand beside its floor: what new real images get against the same reference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,36 +17,76 @@ from stages.evaluation.vendi import vendi_score
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a classifier makes of a set of images."""
+class Classified:
+    """What a classifier takes a set of images for."""
 
-    features: torch.Tensor
-    """(N, D), of the penultimate layer."""
     predicted: torch.Tensor
     """int64 (N,), class indices."""
     labels: torch.Tensor
     """int64 (N,), what each image was made or taken as."""
 
-    def __getitem__(self, chosen: torch.Tensor) -> "Judged":
-        """The images at the positions, or where the mask, (n,)."""
-        return Judged(self.features[chosen], self.predicted[chosen], self.labels[chosen])
+    def of_class(self, label: int) -> "Classified":
+        """The images of one class."""
+        own = self.labels == label
+        return Classified(self.predicted[own], self.labels[own])
 
-    def by_class(self) -> list["Judged"]:
+
+@dataclass(frozen=True)
+class Embedded:
+    """Where a classifier's penultimate layer puts a set of images."""
+
+    features: torch.Tensor
+    """(N, D)."""
+    labels: torch.Tensor
+    """int64 (N,), what each image was made or taken as."""
+
+    def of_class(self, label: int) -> "Embedded":
+        """The images of one class."""
+        own = self.labels == label
+        return Embedded(self.features[own], self.labels[own])
+
+    def by_class(self) -> list["Embedded"]:
         """The images of each class that is there, by its index."""
-        return [self[self.labels == label] for label in sorted(set(self.labels.tolist()))]
+        return [self.of_class(label) for label in sorted(set(self.labels.tolist()))]
+
+
+class Drawn:
+    """Keeps the drawn ones of features that pass by, so that those of a whole set are never in memory."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        """`rows`: int64 (n,), positions among all that will pass, in any order."""
+        self._rows = rows
+        self._found: torch.Tensor | None = None
+
+    def passing(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """The batches (B, D) themselves, in order."""
+        first = 0
+        for batch in batches:
+            if self._found is None:
+                self._found = batch.new_zeros((len(self._rows), batch.shape[1]))
+                self._rows = self._rows.to(batch.device)
+            mine = (self._rows >= first) & (self._rows < first + len(batch))
+            self._found[mine] = batch[self._rows[mine] - first]
+            first += len(batch)
+            yield batch
+
+    def features(self) -> torch.Tensor:
+        """(n, D), once all have passed."""
+        assert self._found is not None
+        return self._found
 
 
 def draw_equally(
-    sets: Mapping[str, Judged], num_classes: int, images_per_class: int, seed: int
+    labels: Mapping[str, torch.Tensor], num_classes: int, images_per_class: int, seed: int
 ) -> dict[str, torch.Tensor]:
     """Positions in each set of as many images of a class as the poorest set has, `images_per_class` at the most.
 
     Figures of a set depend on its size and its shares of classes; so all that are compared have the same. What is drawn
-    is a function of the seed, the label and the number of images that the set has of it.
+    is a function of the seed, the label and the number of images that the set has of it. `labels`: int64 (N,) by set.
     """
-    drawn: dict[str, list[torch.Tensor]] = {name: [] for name in sets}
+    drawn: dict[str, list[torch.Tensor]] = {name: [] for name in labels}
     for label in range(num_classes):
-        own = {name: judged.labels.eq(label).nonzero().flatten().cpu() for name, judged in sets.items()}
+        own = {name: given.eq(label).nonzero().flatten() for name, given in labels.items()}
         count = min(images_per_class, *map(len, own.values()))
         for name, positions in own.items():
             order = np.random.default_rng([seed, label]).permutation(len(positions))[:count]
@@ -54,18 +94,18 @@ def draw_equally(
     return {name: torch.cat(parts) for name, parts in drawn.items()}
 
 
-def recognizability(judged: Judged) -> float:
+def recognizability(judged: Classified) -> float:
     """The share of images, in [0, 1], that the classifier takes for their own class: its accuracy, "GAN-test"."""
     return judged.predicted.eq(judged.labels).double().mean().item()
 
 
-def diversity(judged: Judged) -> float:
+def diversity(judged: Embedded) -> float:
     """The features' standard deviation inside a class, mean over dimensions, then over the classes that are there."""
     deviations = [part.features.double().std(0, correction=0).mean() for part in judged.by_class()]
     return torch.stack(deviations).mean().item()
 
 
-def compare(reference: Judged, candidates: Judged, to_train: torch.Tensor, num_neighbors: int) -> dict[str, Any]:
+def compare(reference: Embedded, candidates: Embedded, to_train: torch.Tensor, num_neighbors: int) -> dict[str, Any]:
     """A set beside the real one.
 
     Args:
@@ -95,7 +135,7 @@ def compare(reference: Judged, candidates: Judged, to_train: torch.Tensor, num_n
 
 
 def per_class_rows(
-    whole: Mapping[str, Judged], drawn: Mapping[str, Judged], class_names: tuple[str, ...]
+    whole: Mapping[str, Classified], drawn: Mapping[str, Embedded], class_names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """One row per class with the figures that are about images of one class, for a table.
 
@@ -108,9 +148,9 @@ def per_class_rows(
     for label, class_name in enumerate(class_names):
         row: dict[str, Any] = {"class": class_name}
         for name, judged in whole.items():
-            part = drawn[name][drawn[name].labels == label]
+            part = drawn[name].of_class(label)
             row |= {
-                f"{name}_recognizability": recognizability(judged[judged.labels == label]),
+                f"{name}_recognizability": recognizability(judged.of_class(label)),
                 f"{name}_diversity": diversity(part),
                 f"{name}_vendi": vendi_score(part.features),
             }
