@@ -64,7 +64,7 @@ def slow_nearest(train, test, rmse):
 def test_nearest_neighbours_agree_with_a_slow_reference(rmse):
     rng = np.random.default_rng(0)
     train = rng.integers(0, 256, (300, 192), dtype=np.uint8)
-    spread = rng.uniform(0, 40, (700, 1))  # more test images than one block
+    spread = rng.uniform(0, 40, (700, 1))
     test = np.clip(train[rng.integers(0, 300, 700)] + rng.normal(0, spread, (700, 192)), 0, 255).astype(np.uint8)
     wanted = slow_nearest(train, test, rmse)
     found = audit.nearest_below(train, test, rmse)
@@ -101,7 +101,7 @@ def test_neighbours_are_the_same_however_few_are_decoded_at_a_time(monkeypatch):
     wanted = [(train[j], test[i]) for i, j in enumerate((2, 8, 0, 5))]
     apart = slow_nearest(pixels.reshape(9, -1), nudged.reshape(4, -1), 15)
     for at_a_time in (2000, 2, 1):
-        monkeypatch.setattr(audit, "_DECODED", at_a_time)
+        monkeypatch.setattr(audit, "_BLOCK", at_a_time)
         found = audit.near_duplicates(train, test, 15)
         assert [(pair.first, pair.second) for pair in found] == wanted
         assert np.allclose([pair.rmse for pair in found], [distance for _, _, distance in apart])

@@ -7,7 +7,6 @@ import collections
 import dataclasses
 import functools
 import io
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,8 +20,7 @@ from stages.dataset.examples import Example
 COMPARED_SIDE = 32
 """Near-duplicates are looked for at this many pixels a side, or the image's own if it has fewer."""
 _BLOCK = 1000
-_DECODED = 2000
-"""Images of each side that are in memory at a time as pixels."""
+"""Images of each side that are in memory as pixels at a time."""
 _SCALE, _GAP, _PAIRS_SHOWN = 3, 6, 8
 
 
@@ -102,16 +100,16 @@ def near_duplicates(train: Sequence[Example], test: Sequence[Example], rmse: flo
     for label in sorted({example.label for example in test}):
         known = [example for example in train if example.label == label]
         asked = [example for example in test if example.label == label]
-        for start in range(0, len(asked), _DECODED):
-            pairs += _nearest_pairs(known, asked[start : start + _DECODED], rmse)
+        for start in range(0, len(asked), _BLOCK):
+            pairs += _nearest_pairs(known, asked[start : start + _BLOCK], rmse)
     return pairs
 
 
 def _nearest_pairs(known: Sequence[Example], asked: Sequence[Example], rmse: float) -> list[Pair]:
     """Each asked image with its nearest known one, of equals the first, if they differ by less than `rmse`."""
     pixels, best = _pixels(asked), dict[int, tuple[float, int]]()
-    for first in range(0, len(known), _DECODED):
-        for i, j, distance in nearest_below(_pixels(known[first : first + _DECODED]), pixels, rmse):
+    for first in range(0, len(known), _BLOCK):
+        for i, j, distance in nearest_below(_pixels(known[first : first + _BLOCK]), pixels, rmse):
             found = (distance, first + j)
             best[i] = min(best.get(i, found), found)
     return [Pair(known[j], asked[i], distance) for i, (distance, j) in sorted(best.items())]
@@ -132,19 +130,18 @@ def nearest_below(train: NDArray[np.uint8], test: NDArray[np.uint8], rmse: float
     limit = rmse**2 * count
     # Centred, no product exceeds 128**2; the margin bounds the error of three sums of `count` such products.
     margin = 4 * count * np.finfo(np.float32).eps * count * 128**2
-    best: dict[int, tuple[int, int]] = {}
-    for first, start in itertools.product(range(0, len(train), _BLOCK), range(0, len(test), _BLOCK)):
-        known, asked = (part.astype(np.float32) - 128 for part in (train[first:][:_BLOCK], test[start:][:_BLOCK]))
-        norms = [np.einsum("np,np->n", part, part) for part in (asked, known)]
-        squared = norms[0][:, None] - 2 * (asked @ known.T) + norms[1]
-        for i, near in enumerate(squared < limit + margin, start):
-            candidates = first + np.flatnonzero(near)
-            if len(candidates):
-                exact = ((train[candidates].astype(np.int64) - test[i]) ** 2).sum(axis=1)
-                nearest = int(exact.argmin())
-                best[i] = min(best.get(i, (count * 255**2, -1)), (int(exact[nearest]), int(candidates[nearest])))
-    below = sorted((i, j, squares) for i, (squares, j) in best.items() if squares < limit)
-    return [(i, j, float(np.sqrt(squares / count))) for i, j, squares in below]
+    known, asked = (part.astype(np.float32) - 128 for part in (train, test))
+    norms = [np.einsum("np,np->n", part, part) for part in (asked, known)]
+    squared = norms[0][:, None] - 2 * (asked @ known.T) + norms[1]
+    found = []
+    for i, near in enumerate(squared < limit + margin):
+        candidates = np.flatnonzero(near)
+        if len(candidates):
+            exact = ((train[candidates].astype(np.int64) - test[i]) ** 2).sum(axis=1)
+            nearest = int(exact.argmin())
+            if exact[nearest] < limit:
+                found.append((i, int(candidates[nearest]), float(np.sqrt(exact[nearest] / count))))
+    return found
 
 
 def storage_statistics(parts: Parts) -> dict[str, Any]:
