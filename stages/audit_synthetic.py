@@ -37,7 +37,7 @@ from stages.evaluation.frechet import frechet_distance
 from stages.evaluation.inference import infer, infer_batches
 from stages.evaluation.prdc import nearest
 from stages.evaluation.set_quality import (
-    Classified,
+    Counts,
     Drawn,
     Embedded,
     compare,
@@ -105,18 +105,19 @@ def load_splits() -> dict[str, Split]:
 
 def look(
     splits: dict[str, Split], chosen: dict[str, torch.Tensor], section: AuditSynthetic, runtime: Runtime
-) -> tuple[dict[str, Classified], dict[str, Embedded], dict[str, tuple[torch.Tensor, torch.Tensor]]]:
+) -> tuple[dict[str, Counts], dict[str, Embedded], dict[str, tuple[torch.Tensor, torch.Tensor]]]:
     """Shows every image to the real arm's CNN, once.
 
     Returns:
-        What it takes all images of the compared sets for; the features of the drawn images of each set; and for the
-        drawn images of the compared sets `prdc.nearest` among all train images.
+        How often it takes which class of the compared sets for which; the features of the drawn images of each set; and
+        for the drawn images of the compared sets `prdc.nearest` among all train images.
     """
     embed, classify = open_cnn(splits[TRAIN], section, runtime)
     whole, drawn = {}, {name: Drawn(rows) for name, rows in chosen.items()}
     for name in COMPARED:
-        predicted = torch.cat([classify(batch) for batch in drawn[name].passing(embed(splits[name]))])
-        whole[name] = Classified(predicted, splits[name].labels.to(runtime.device))
+        split, batches = splits[name], drawn[name].passing(embed(splits[name]))
+        predicted = torch.cat([classify(batch) for batch in batches]).cpu().numpy()
+        whole[name] = scores.confusion(split.labels.numpy(), predicted, len(split.class_names))
     queries = torch.cat([drawn[name].features() for name in COMPARED])
     apart, twins = nearest(queries, drawn[TRAIN].passing(embed(splits[TRAIN])))
     sizes = [len(chosen[name]) for name in COMPARED]
@@ -164,13 +165,11 @@ def inception_distances(
 
 
 def write_tables(
-    folder: Path, whole: dict[str, Classified], parts: dict[str, Embedded], class_names: tuple[str, ...]
+    folder: Path, whole: dict[str, Counts], parts: dict[str, Embedded], class_names: tuple[str, ...]
 ) -> None:
     """Per class every figure that one class has; and what the CNN takes the synthetic images for."""
     write_csv(folder / "per_class.csv", per_class_rows(whole, parts, class_names))
-    labels, predicted = (tensor.cpu().numpy() for tensor in (whole["synthetic"].labels, whole["synthetic"].predicted))
-    counts = scores.confusion(labels, predicted, len(class_names))
-    write_csv(folder / "confusion.csv", confusion_rows(counts.tolist(), class_names))
+    write_csv(folder / "confusion.csv", confusion_rows(whole["synthetic"].tolist(), class_names))
 
 
 def nearest_pairs(

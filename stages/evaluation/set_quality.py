@@ -9,26 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from stages.artifacts import BadInput
 from stages.evaluation.frechet import frechet_distance
 from stages.evaluation.prdc import prdc
 from stages.evaluation.vendi import vendi_score
 
-
-@dataclass(frozen=True)
-class Classified:
-    """What a classifier takes a set of images for."""
-
-    predicted: torch.Tensor
-    """int64 (N,), class indices."""
-    labels: torch.Tensor
-    """int64 (N,), what each image was made or taken as."""
-
-    def of_class(self, label: int) -> "Classified":
-        """The images of one class."""
-        own = self.labels == label
-        return Classified(self.predicted[own], self.labels[own])
+Counts = NDArray[np.int64]
+"""Images by (own class, class that the classifier takes them for), as `scores.confusion` has them."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +83,9 @@ def draw_equally(
     return {name: torch.cat(parts) for name, parts in drawn.items()}
 
 
-def recognizability(judged: Classified) -> float:
+def recognizability(confusion: Counts) -> float:
     """The share of images, in [0, 1], that the classifier takes for their own class: its accuracy, "GAN-test"."""
-    return judged.predicted.eq(judged.labels).double().mean().item()
+    return float(confusion.trace() / confusion.sum())
 
 
 def diversity(judged: Embedded) -> float:
@@ -135,22 +124,22 @@ def compare(reference: Embedded, candidates: Embedded, to_train: torch.Tensor, n
 
 
 def per_class_rows(
-    whole: Mapping[str, Classified], drawn: Mapping[str, Embedded], class_names: tuple[str, ...]
+    whole: Mapping[str, Counts], drawn: Mapping[str, Embedded], class_names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """One row per class with the figures that are about images of one class, for a table.
 
     Args:
-        whole: sets by the names that columns begin with.
+        whole: what the classifier takes each set's images for, by the names that columns begin with.
         drawn: their equal parts.
         class_names: of the labels.
     """
     rows = []
     for label, class_name in enumerate(class_names):
         row: dict[str, Any] = {"class": class_name}
-        for name, judged in whole.items():
+        for name, confusion in whole.items():
             part = drawn[name].of_class(label)
             row |= {
-                f"{name}_recognizability": recognizability(judged.of_class(label)),
+                f"{name}_recognizability": float(confusion[label, label] / confusion[label].sum()),
                 f"{name}_diversity": diversity(part),
                 f"{name}_vendi": vendi_score(part.features),
             }
